@@ -1,0 +1,60 @@
+"""GPTQ: round a weight column by column, and let the columns to come make up for each rounding.
+
+Frantar et al., arXiv 2210.17323. Columns go in the order of their Hessian diagonal, largest first; scales are fixed
+before the first column is rounded and follow the original columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aquatint.compiler.formats import Encoded, NumberFormat
+from aquatint.compiler.numerics import single_thread
+
+BLOCK = 128
+
+
+def gptq(weight: Tensor, gram: Tensor, number: NumberFormat, damping: float = 0.01) -> Encoded:
+    """`weight` (N, taps, width) in `number`, for inputs whose mean xᵀx is `gram` (K, K), K = taps * width."""
+    stored = number.encode(weight).scales
+    width = weight.shape[-1]
+    scales = number.read_scales(stored).repeat_interleave(number.group or width, -1).flatten(1)
+    columns = weight.flatten(1)
+    order = gram.diagonal().argsort(descending=True, stable=True)
+    rounded = _rounded(columns[:, order], scales[:, order], _inverse_factor(gram[order][:, order], damping), number)
+    restored = torch.empty_like(columns)
+    restored[:, order] = rounded
+    return number.encode_with(restored.view_as(weight), stored)
+
+
+def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
+    """The upper Cholesky factor of the inverse Hessian, with more damping where it is not yet positive definite."""
+    mean = gram.diagonal().mean().clamp(min=1e-12)
+    identity = torch.eye(len(gram), dtype=torch.float64)
+    hessian = gram.double()
+    with single_thread():
+        for attempt in range(8):
+            lower, failed = torch.linalg.cholesky_ex(hessian + identity * mean * damping * 4**attempt)
+            if not failed:
+                inverse = torch.cholesky_inverse(lower)
+                upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            if not failed:
+                return upper.float()
+    raise ArithmeticError("the inputs' Gram matrix has no Cholesky factor even when damped; are there NaN in the inputs?")
+
+
+def _rounded(weight: Tensor, scales: Tensor, factor: Tensor, number: NumberFormat) -> Tensor:
+    work = weight.clone()
+    for first in range(0, work.shape[1], BLOCK):
+        last = min(first + BLOCK, work.shape[1])
+        errors = torch.empty_like(work[:, first:last])
+        for column in range(first, last):
+            scale = scales[:, column]
+            exact = work[:, column].clone()
+            work[:, column] = number.nearest(exact / scale) * scale
+            error = (exact - work[:, column]) / factor[column, column]
+            errors[:, column - first] = error
+            work[:, column + 1 : last] -= error.unsqueeze(1) * factor[column, column + 1 : last]
+        work[:, last:] -= errors @ factor[first:last, last:]
+    return work

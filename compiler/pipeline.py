@@ -1,0 +1,117 @@
+"""How passes run: in the recipe's order, each on a copy, verified, and with a report by site."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, fx
+
+from aquatint.compiler import statistics
+from aquatint.compiler.decompose import Problem
+from aquatint.compiler.errors import AquatintError, PassError
+from aquatint.compiler.formats import format_named
+from aquatint.compiler.plan import Decision, Group, groups, input_of
+from aquatint.compiler.program import Program, Site
+from aquatint.compiler.recipe import Pass, Recipe, spec
+from aquatint.compiler.statistics import Calibration, Statistics
+from aquatint.compiler.verify import verify
+
+Progress = Callable[[str, int, int], None]
+"""Called as (what, done, of how many)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one pass did: figures by site, and what it left alone with the reason."""
+
+    step: str
+    sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may know besides the program: decisions, calibration data, the user's progress bar."""
+
+    decisions: Mapping[str, Decision]
+    calibration: Calibration
+    progress: Progress = lambda what, done, total: None
+
+    def groups(self, program: Program) -> list[Group]:
+        return groups(program, dict(self.decisions))
+
+    def sweep(
+        self, what: str, program: Program, chosen: list[Group], rows: int = 512, gram: bool = False
+    ) -> Iterator[tuple[Group, Statistics]]:
+        """Each group with what calibration shows of its input; see `statistics.sweep`."""
+        found = statistics.sweep(program, chosen, self.calibration, rows, gram)
+        for done, (group, seen) in enumerate(found):
+            self.progress(f"{what} {group.name}", done, len(chosen))
+            yield group, seen
+        self.progress(what, len(chosen), len(chosen))
+
+
+def problem_of(program: Program, group: Group, seen: Statistics) -> Problem:
+    """The group's weights, stacked, and its sample rows in the formats of its treatment."""
+    import torch
+
+    weight = torch.cat([site.rows(program.weights[site.weight]).float() for site in group.sites])
+    inputs = group.treatment.activations
+    formats = format_named(group.treatment.weights), format_named(inputs) if inputs else None
+    return Problem(seen.rows, weight, *formats, group.treatment.rank)
+
+
+def split_rows(group: Group, stacked: Tensor) -> list[tuple[Site, Tensor]]:
+    """A tensor stacked over the group's outputs, cut back to its sites."""
+    parts = stacked.split([site.outputs for site in group.sites])
+    return list(zip(group.sites, parts, strict=True))
+
+
+def insert_after(program: Program, source: fx.Node) -> Any:
+    """Where a node that reads `source` can be put: behind it, and behind all inputs of the program."""
+    if source.op != "placeholder":
+        return program.graph.inserting_after(source)
+    return program.graph.inserting_after([n for n in program.graph.nodes if n.op == "placeholder"][-1])
+
+
+def weight_node(program: Program, name: str, value: Tensor) -> fx.Node:
+    """A new weight and a node that reads it; the caller says where."""
+    program.weights[name] = value
+    return program.graph.get_attr(name)
+
+
+def run_pass(program: Program, step: Pass, context: Context) -> tuple[Program, Report]:
+    """`step` on a copy of `program`, verified. Raises PassError with the pass's name; the program stays as it was."""
+    changed = program.copy()
+    began = time.perf_counter()
+    try:
+        report = step.run(changed, context)
+        changed.drop_unused()
+        changed.log = (*program.log, spec(step))
+        verify(changed)
+    except PassError as error:
+        raise PassError(f"pass {spec(step)} failed: {error}. The program is as it was before it.") from error
+    except AquatintError:
+        raise
+    except Exception as error:
+        raise PassError(f"pass {spec(step)} failed: {error}. The program is as it was before it.") from error
+    return changed, replace(report, step=spec(step), seconds=time.perf_counter() - began)
+
+
+def run_recipe(program: Program, recipe: Recipe, context: Context) -> tuple[Program, list[Report]]:
+    """All passes of a recipe in order."""
+    reports: list[Report] = []
+    for step in recipe.passes:
+        program, report = run_pass(program, step, context)
+        reports.append(report)
+    return program, reports
+
+
+__all__ = [
+    "Context", "Group", "Problem", "Report", "Statistics", "input_of", "insert_after", "problem_of", "run_pass",
+    "run_recipe", "split_rows", "weight_node",
+]  # fmt: skip

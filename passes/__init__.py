@@ -1,0 +1,1 @@
+"""What is done to a program: one file a pass. The list is in recipes.py."""

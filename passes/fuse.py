@@ -1,0 +1,183 @@
+"""Bring together what one kernel can do at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from aquatint.compiler.pipeline import Context, Report, weight_node
+from aquatint.compiler.program import Program
+from aquatint.runtime import ops
+from aquatint.runtime.ops import name_of, operator_named
+
+ITEM = "python::getitem"
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Quantize, smooth and project in one read of x; up-projection, bias and activation in the product's epilogue.
+
+    Before:  %m = aten::mul.Tensor(%x, @g.smooth);  %h = aten::linear.default(%m, @g.down)
+             %q = aquatint::quantize(%m, format='int8', axis=-1)                       # one for each sibling
+             %r = aquatint::gemm(%q.0, %q.1, @a.codes, @a.scales, @a.bias, ...);  %u = aten::linear.default(%h, @a.up)
+             %y = aten::add.Tensor(%r, %u);  %z = aten::gelu.default(%y)
+    After:   %q = aquatint::quantize(%x, @g.smooth, @g.down, format='int8', axis=-1)   # one for all siblings
+             %z = aquatint::gemm(%q.0, %q.1, @a.codes, @a.scales, @a.bias, %q.2, @a.up, activation='gelu', ...)
+
+    1. Quantizes of one input in one format become one.
+    2. Smoothing goes into the quantize that is its only reader, but for the down-projection.
+    3. The down-projection goes into the quantize of the same input; a k x k convolution keeps its own.
+    4. The up-projection's add goes into the gemm.
+    5. GELU or SiLU goes into the gemm that it alone reads.
+    """
+
+    name: ClassVar[str] = "fuse"
+    exact: ClassVar[bool] = True
+
+    def run(self, program: Program, context: Context) -> Report:
+        steps: tuple[Callable[[Program, fx.Node], bool], ...] = (
+            _share_quantize,
+            _take_down,
+            _take_smooth,  # behind _take_down: until then the down-projection reads the smoothed input as well
+            _take_up,
+            _take_activation,
+        )
+        counts: dict[str, object] = {}
+        for step in steps:
+            done = sum(step(program, node) for node in list(program.graph.nodes) if not node._erased)
+            program.drop_unused()
+            counts[step.__name__.strip("_").replace("_", " ")] = done
+        return Report(self.name, {"": counts})
+
+
+def _is(node: object, name: str) -> bool:
+    return isinstance(node, fx.Node) and node.op == "call_function" and name_of(node.target) == name
+
+
+def _share_quantize(program: Program, node: fx.Node) -> bool:
+    if not _is(node, "aquatint::quantize"):
+        return False
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    for other in program.graph.nodes:
+        if other is node:
+            return False
+        if _is(other, "aquatint::quantize") and other.args == node.args and other.kwargs == node.kwargs:
+            for user in list(node.users):
+                twin = next((u for u in other.users if u.args[1:] == user.args[1:]), None)
+                user.replace_all_uses_with(twin) if twin else user.update_arg(0, other)
+            return True
+    return False
+
+
+def _take_down(program: Program, node: fx.Node) -> bool:
+    """quantize(x) and linear(x, down) become quantize(x, None, down)."""
+    if not _is(node, "aquatint::quantize") or len(node.args) > 1:
+        return False
+    down = next((n for n in _source(node).users if _is_down(program, n, node)), None)
+    if down is None:
+        return False
+    weight = down.args[1]
+    assert isinstance(weight, fx.Node)
+    matrix = program.weights[str(weight.target)]
+    with program.graph.inserting_before(node):
+        new_weight = weight_node(program, str(weight.target), matrix.flatten(1))
+        new = program.graph.call_function(operator_named("aquatint::quantize"), (_source(node), None, new_weight), node.kwargs)
+        h = program.graph.call_function(operator_named(ITEM), (new, 2))
+    node.replace_all_uses_with(new)
+    down.replace_all_uses_with(h)
+    # What reads h as an image of channels first is its up-projection alone, which _take_up removes.
+    _move_before_readers(new, h)
+    return True
+
+
+def _is_down(program: Program, node: fx.Node, quantize: fx.Node) -> bool:
+    if not (_is(node, "aten::linear.default") or _is(node, "aten::conv2d.default")) or len(node.args) < 2:
+        return False
+    weight = node.args[1]
+    named = isinstance(weight, fx.Node) and str(weight.target).endswith(".down") and node.args[0] is _source(quantize)
+    pointwise = named and program.weights[str(weight.target)].flatten(1).shape[1] == program.weights[str(weight.target)].shape[1]  # type: ignore[union-attr]
+    return pointwise and all(_feeds_gemm(up) for up in node.users)
+
+
+def _feeds_gemm(up: fx.Node) -> bool:
+    """Is this up-projection added to a gemm, so that `_take_up` will take it?"""
+    return any(_is(user, "aten::add.Tensor") and _gemm_below(user.args[0]) is not None for user in up.users)
+
+
+def _gemm_below(node: object) -> fx.Node | None:
+    """The gemm that `node` is, or whose pixels it only moves."""
+    if _is(node, "aten::permute.default"):
+        node = node.args[0]  # type: ignore[union-attr]
+    return node if _is(node, "aquatint::gemm") and len(node.users) == 1 else None  # type: ignore[union-attr,return-value]
+
+
+def _move_before_readers(*nodes: fx.Node) -> None:
+    """Siblings may stand before the quantize that now serves them; put it where its input is ready."""
+    first = nodes[0]
+    after = max(first.all_input_nodes, key=lambda n: _position(n))
+    anchor = after
+    for node in nodes:
+        anchor.append(node)
+        anchor = node
+
+
+def _position(node: fx.Node) -> int:
+    return next(i for i, n in enumerate(node.graph.nodes) if n is node)
+
+
+def _take_smooth(program: Program, node: fx.Node) -> bool:
+    if not _is(node, "aquatint::quantize") or (len(node.args) > 1 and node.args[1] is not None):
+        return False
+    smoothed = _source(node)
+    if not _is(smoothed, "aten::mul.Tensor") or len(smoothed.users) != 1:
+        return False
+    vector = smoothed.args[1]
+    if not isinstance(vector, fx.Node) or vector.op != "get_attr" or not str(vector.target).endswith(".smooth"):
+        return False
+    with program.graph.inserting_before(node):
+        flat = weight_node(program, str(vector.target), program.weights[str(vector.target)].flatten())
+    node.args = (smoothed.args[0], flat, *node.args[2:])
+    return True
+
+
+def _take_up(program: Program, node: fx.Node) -> bool:
+    """add(gemm, product(h, up)) becomes gemm(..., h, up), for the h of a quantize."""
+    if not _is(node, "aten::add.Tensor") or (gemm := _gemm_below(node.args[0])) is None:
+        return False
+    up = node.args[1]
+    if not (_is(up, "aten::linear.default") or _is(up, "aten::conv2d.default")):
+        return False
+    h, weight = up.args[:2]  # type: ignore[union-attr,misc]
+    if not (_is(h, ITEM) and _is(h.args[0], "aquatint::quantize") and isinstance(weight, fx.Node)):  # type: ignore[union-attr]
+        return False
+    with program.graph.inserting_before(gemm):
+        flat = weight_node(program, str(weight.target), program.weights[str(weight.target)].flatten(1))
+    gemm.args = (*gemm.args[:5], h, flat)
+    node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+    return True
+
+
+def _take_activation(program: Program, node: fx.Node) -> bool:
+    gelu = {"none": "gelu", "tanh": "gelu_tanh"}
+    name = ""
+    if _is(node, "aten::gelu.default"):
+        name = gelu[str(node.kwargs.get("approximate", "none"))]
+    elif _is(node, "aten::silu.default"):
+        name = "silu"
+    if name not in ops.ACTIVATIONS or (gemm := _gemm_below(node.args[0])) is None or gemm.kwargs.get("activation"):
+        return False
+    if len(node.args[0].users) != 1:  # type: ignore[union-attr]
+        return False
+    gemm.kwargs = {**gemm.kwargs, "activation": name}
+    node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+    return True
+
+
+def _source(node: fx.Node) -> fx.Node:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source

@@ -1,0 +1,57 @@
+"""The passes, and the presets: named recipes that expand to a `Recipe`, which can be changed."""
+
+from __future__ import annotations
+
+from aquatint.compiler.errors import RecipeError
+from aquatint.compiler.recipe import Pass, Recipe, Rule, Treatment
+from aquatint.passes.canonicalize import Canonicalize
+from aquatint.passes.fuse import Fuse
+from aquatint.passes.lowrank import LowRankBranch
+from aquatint.passes.quantize import Quantize
+from aquatint.passes.smooth import Smooth
+
+PASSES: dict[str, type] = {p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse)}
+
+SVDQUANT: tuple[Pass, ...] = (
+    Canonicalize(),
+    Smooth(),  # before the split: it changes what is large in the weight
+    LowRankBranch(),
+    Quantize(),
+    Fuse(),  # last: it looks for what the others left side by side
+)
+WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Fuse())
+
+
+def default_rules(treatment: Treatment, modulation: Treatment) -> tuple[Rule, ...]:
+    """Everything gets `treatment`, but for the sites whose role in the dataflow says otherwise."""
+    return (
+        Rule("*", treatment),
+        Rule("@modulation", modulation, "one row a sample: a product with nothing to gain from quantized inputs", optional=True),
+        Rule("@embedding", None, "an embedding of time, label or pooled text: small, and everything depends on it", optional=True),
+        Rule("@first", None, "a first layer", optional=True),
+        Rule("@last", None, "a last layer", optional=True),
+    )
+
+
+def _preset(name: str, passes: tuple[Pass, ...], treatment: Treatment, modulation: str) -> Recipe:
+    return Recipe(name, passes, default_rules(treatment, Treatment(modulation)))
+
+
+PRESETS: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        _preset("svdq-w4a4-r32", SVDQUANT, Treatment("int4-g64", "int4-g64", 32), "int4-g64"),
+        _preset("svdq-w4a8-r32", SVDQUANT, Treatment("int4-g64", "int8", 32), "int4-g64"),
+        _preset("nvfp4-r32", SVDQUANT, Treatment("nvfp4", "nvfp4", 32), "int4-g64"),
+        _preset("w4a16", WEIGHTS_ONLY, Treatment("int4-g64"), "int4-g64"),
+        _preset("w8a8", (Canonicalize(), Smooth(), Quantize(), Fuse()), Treatment("int8", "int8"), "int8"),
+        _preset("w8a16", WEIGHTS_ONLY, Treatment("int8"), "int8"),
+    )
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The preset called `name`. Raises RecipeError with the known names."""
+    if name not in PRESETS:
+        raise RecipeError(f"no recipe {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,162 @@
+"""The operator table: every operator that a program may hold, and the meaning of ours in plain torch.
+
+PyTorch's own ATen operators keep PyTorch's meaning and are listed by name. Ours are declared once, here: the function is
+the meaning, its signature the schema, its result on fake tensors the shape rule. It is the oracle for every kernel, and
+what runs where there is no kernel. Products accumulate in float32.
+
+Layouts: a linear's weight is (N, K); a convolution's is (O, kh, kw, I), so that groups of codes lie along the input
+channels. A quantized activation has its channels last: (..., K) for a linear, (B, H, W, C) for a convolution.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aquatint.compiler.formats import format_named
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of ours: `name` as printed, and `meaning`, which `__call__` runs."""
+
+    name: str
+    meaning: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.meaning(*args, **kwargs)
+
+    @property
+    def __name__(self) -> str:
+        return self.name.removeprefix("aquatint::")
+
+    @property
+    def schema(self) -> inspect.Signature:
+        return inspect.signature(self.meaning)
+
+
+def _quantize(x: Tensor, smooth: Tensor | None = None, down: Tensor | None = None, *, format: str, axis: int = -1) -> Any:
+    """Encode `x * smooth` along `axis`, which moves last; with `down` (r, K) also project: (codes, scales[, h]).
+
+    x (..., K), or (B, C, H, W) with axis 1; smooth (K,) multiplies; h (..., r) = (x * smooth) downᵀ in float32.
+    SVDQuant (arXiv 2411.05007) section 4.2: one read of x serves the product and the low-rank branch.
+    """
+    x = x.movedim(axis, -1)
+    smoothed = x.float() if smooth is None else x.float() * smooth.float()
+    encoded = format_named(format).encode(smoothed)
+    return tuple(encoded) if down is None else (*encoded, F.linear(smoothed, down.float()))
+
+
+def _dequantize(codes: Tensor, scales: Tensor, *, format: str, dtype: torch.dtype) -> Tensor:
+    """The numbers behind codes (..., K), in `dtype`: a weight that is only stored small."""
+    return format_named(format).decode(codes, scales).to(dtype)
+
+
+def _gemm(
+    codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
+    h: Tensor | None = None, up: Tensor | None = None, *,
+    formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None,
+) -> Tensor:  # fmt: skip
+    """activation(decode(codes) decode(weight)ᵀ + h upᵀ + bias): codes (..., K), weight (N, K) -> (..., N) in `dtype`.
+
+    formats: of the activation codes, of the weight codes. h (..., r) and up (N, r) are the low-rank branch.
+    """
+    y = F.linear(format_named(formats[0]).decode(codes, scales), format_named(formats[1]).decode(weight, weight_scales))
+    if h is not None and up is not None:
+        y = y + F.linear(h, up.float())
+    if bias is not None:
+        y = y + bias.float()
+    return (ACTIVATIONS[activation](y) if activation else y).to(dtype)
+
+
+def _conv2d(
+    codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None, *,
+    formats: tuple[str, str], dtype: torch.dtype, stride: list[int], padding: list[int], dilation: list[int],
+) -> Tensor:  # fmt: skip
+    """A convolution of codes (B, H, W, C) with weight (O, kh, kw, C) -> (B, O, H', W') in `dtype`."""
+    image = format_named(formats[0]).decode(codes, scales).movedim(-1, 1)
+    kernel = format_named(formats[1]).decode(weight, weight_scales).movedim(-1, 1)
+    y = F.conv2d(image, kernel, None if bias is None else bias.float(), stride, padding, dilation)
+    return y.to(dtype)
+
+
+quantize = Operator("aquatint::quantize", _quantize)
+dequantize = Operator("aquatint::dequantize", _dequantize)
+gemm = Operator("aquatint::gemm", _gemm)
+conv2d = Operator("aquatint::conv2d", _conv2d)
+
+OURS: dict[str, Operator] = {op.name: op for op in (quantize, dequantize, gemm, conv2d)}
+
+PYTHON: dict[str, Callable[..., Any]] = {
+    f"python::{f.__name__}": f
+    for f in (
+        operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod,
+        operator.neg, operator.pow, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge,
+        min, max, torch.sym_max, torch.sym_min, torch.sym_int, torch.sym_float, torch.sym_not, torch.sym_sqrt,
+    )
+}  # fmt: skip
+
+# Functional operators of ATen, whole (not decomposed). None reads a file, keeps a state or draws a random number.
+ATEN_NAMES = frozenset(
+    """
+    _to_copy _unsafe_view abs adaptive_avg_pool2d add addcmul addmm all alias amax amin any arange argmax argmin atan2
+    avg_pool2d baddbmm bitwise_and bitwise_not bitwise_or bmm broadcast_tensors cat celu ceil chunk clamp clamp_max
+    clamp_min clone complex concat constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+    conv_transpose3d copy cos cosh cumsum detach diagonal div einsum elu embedding empty empty_like eq erf exp expand
+    expand_as expm1 eye fill flatten flip floor floor_divide fmod full full_like gather ge gelu glu group_norm gt
+    hardsigmoid hardswish hardtanh imag index index_select instance_norm isfinite isinf isnan item layer_norm le
+    leaky_relu lerp linear linspace log log1p log2 log_softmax logical_and logical_not logical_or logsumexp lt masked_fill
+    matmul max max_pool2d maximum mean min minimum mish mm movedim mul narrow native_group_norm native_layer_norm ne neg
+    new_empty new_full new_ones new_zeros norm numpy_T ones ones_like outer pad permute pixel_shuffle pixel_unshuffle
+    polar pow prelu prod real reciprocal reflection_pad1d reflection_pad2d relu relu6 remainder repeat repeat_interleave
+    replication_pad2d replication_pad3d reshape rms_norm roll round rsqrt rsub scalar_tensor scaled_dot_product_attention
+    scatter select select_scatter sigmoid sign silu sin sinh slice slice_scatter softmax _softmax softplus sort split
+    split_with_sizes sqrt square squeeze stack std sub sum sym_numel sym_size sym_stride t tan tanh tensor_split tile to
+    topk transpose tril triu true_divide trunc type_as unbind unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_nearest_exact2d upsample_trilinear3d var view
+    view_as view_as_complex view_as_real where zeros zeros_like
+    """.split()
+)
+
+
+def name_of(target: Any) -> str | None:
+    """The printed name of a node's target (`aten::linear.default`), or None for what the table does not hold."""
+    if isinstance(target, Operator):
+        return target.name
+    if isinstance(target, torch._ops.OpOverload):
+        namespace, _, name = target._schema.name.partition("::")
+        known = namespace == "aten" and name in ATEN_NAMES and not target._schema.is_mutable
+        return f"aten::{name}.{target._overloadname}" if known else None
+    name = f"python::{getattr(target, '__name__', '')}"
+    return name if PYTHON.get(name) is target else None
+
+
+def operator_named(name: str) -> Callable[..., Any]:
+    """The operator printed as `name`; KeyError with the name when the table does not hold it."""
+    if name in OURS:
+        return OURS[name]
+    if name in PYTHON:
+        return PYTHON[name]
+    packet, _, overload = name.removeprefix("aten::").partition(".")
+    if not name.startswith("aten::") or packet not in ATEN_NAMES:
+        raise KeyError(name)
+    try:
+        found = getattr(getattr(torch.ops.aten, packet), overload)
+    except AttributeError:
+        raise KeyError(name) from None
+    if name_of(found) != name:
+        raise KeyError(name)
+    return found
