@@ -1,1 +1,48 @@
-"""aquatint."""
+"""aquatint: a compression compiler for diffusion models.
+
+    small = aquatint.optimize(model, "svdq-w4a8-r32", calibrate=run)
+    small.save("out.aq")
+    small = aquatint.load("out.aq")
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aquatint.compiler.errors import AquatintError
+    from aquatint.compiler.recipe import Recipe, Rule, Treatment
+    from aquatint.optimize import load, optimize
+    from aquatint.passes.recipes import recipe_named
+
+__version__ = "0.1.0"
+__all__ = ["AquatintError", "Recipe", "Rule", "Treatment", "load", "optimize", "recipe_named"]
+
+_here = Path(__file__).resolve().parent
+if not (_here / "compiler").is_dir():  # a checkout where links do not survive
+    __path__.append(str(_here.parent))
+
+_HOMES = {
+    "optimize": "aquatint.optimize",
+    "load": "aquatint.optimize",
+    "recipe_named": "aquatint.passes.recipes",
+    "Recipe": "aquatint.compiler.recipe",
+    "Rule": "aquatint.compiler.recipe",
+    "Treatment": "aquatint.compiler.recipe",
+    "AquatintError": "aquatint.compiler.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used: `import aquatint` itself imports nothing heavy."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aquatint' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,7 +15,7 @@ from aquatint.compiler.errors import AquatintError, PassError
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.plan import Decision, Group, groups, input_of
 from aquatint.compiler.program import Program, Site
-from aquatint.compiler.recipe import Pass, Recipe, spec
+from aquatint.compiler.recipe import Pass, spec
 from aquatint.compiler.statistics import Calibration, Statistics
 from aquatint.compiler.verify import verify
 
@@ -102,10 +102,10 @@ def run_pass(program: Program, step: Pass, context: Context) -> tuple[Program, R
     return changed, replace(report, step=spec(step), seconds=time.perf_counter() - began)
 
 
-def run_recipe(program: Program, recipe: Recipe, context: Context) -> tuple[Program, list[Report]]:
-    """All passes of a recipe in order."""
+def run_recipe(program: Program, passes: tuple[Pass, ...], context: Context) -> tuple[Program, list[Report]]:
+    """All passes in order."""
     reports: list[Report] = []
-    for step in recipe.passes:
+    for step in passes:
         program, report = run_pass(program, step, context)
         reports.append(report)
     return program, reports

@@ -74,7 +74,7 @@ def _errors(program: Program, group: Group, site: Site, problem: Problem, stored
         whole = whole + up.flatten(1) @ site_rows(group.sites[0], down).flatten(1)
     signal = total((problem.rows.flatten(1) @ whole.T).square())
     ratio = math.sqrt(error / signal) if signal else 0.0
-    return {"error": ratio, "sqnr": -20 * math.log10(ratio) if ratio else math.inf, "squared error": error}
+    return {"error": ratio, "sqnr": -20 * math.log10(ratio) if ratio else None, "squared error": error}
 
 
 def site_rows(site: Site, weight: Tensor) -> Tensor:

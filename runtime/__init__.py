@@ -1,1 +1,29 @@
 """What a program runs on: the operator set, and one file a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aquatint.runtime.cpu import cpu
+from aquatint.runtime.reference import reference
+
+
+class Target(Protocol):
+    """Where a program runs: which calls it has a kernel for, with weights packed the way the kernel wants them."""
+
+    name: str
+
+    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+        """A kernel for one call, or None to leave it to the operator's meaning; see `compiler.program.Execution`."""
+        ...
+
+
+TARGETS: dict[str, Callable[[], Target]] = {"cpu": cpu, "reference": reference}
+
+
+def target_named(name: str) -> Target:
+    """The target called `name`; ValueError with the known names."""
+    if name not in TARGETS:
+        raise ValueError(f"no target {name!r}; known: {', '.join(TARGETS)}")
+    return TARGETS[name]()

@@ -1,0 +1,135 @@
+"""Calls of the model to learn from: recorded from the user's own run, or drawn from the model's own sampler."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aquatint.compiler.capture import Example
+from aquatint.compiler.errors import CalibrationError
+
+DENOISERS = ("transformer", "unet", "prior", "dit")
+PROMPTS = ("a photograph of a lighthouse at dusk", "a bowl of red apples on a wooden table, oil painting",
+           "portrait of an old man with a grey beard", "a city street in the rain, neon lights")  # fmt: skip
+STEPS = 20  # denoising steps of a calibration run
+BATCH = 8
+
+
+class Recorder:
+    """Keeps up to `limit` calls of a module, spread evenly over all that are made, however many these are."""
+
+    def __init__(self, model: nn.Module, limit: int) -> None:
+        self.model, self.limit = model, limit
+        self.examples: list[Example] = []
+        self._stride, self._seen = 1, 0
+
+    def __enter__(self) -> Recorder:
+        self._hook = self.model.register_forward_pre_hook(self._record, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _record(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._seen % self._stride == 0:
+            self.examples.append(Example(_detached(args), _detached(kwargs)))
+        self._seen += 1
+        if len(self.examples) > self.limit:
+            self.examples = self.examples[::2]
+            self._stride *= 2
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: _detached(v) for k, v in value.items()}
+    return type(value)(_detached(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def denoiser_of(pipeline: Any) -> tuple[str, nn.Module]:
+    """The name and module of the part of a pipeline that denoises. Raises CalibrationError."""
+    for name in DENOISERS:
+        if isinstance(found := getattr(pipeline, name, None), nn.Module):
+            return name, found
+    raise CalibrationError(
+        f"{type(pipeline).__name__} is no nn.Module and has no {', '.join(DENOISERS)}: give the module to compress"
+    )
+
+
+def pipeline_calibration(pipeline: Any, seed: int) -> Callable[[Any], object]:
+    """A run of `pipeline` with built-in prompts or labels. Raises CalibrationError when it wants something else."""
+    known: dict[str, Any] = {
+        "prompt": list(PROMPTS), "class_labels": [0, 1, 2, 3], "batch_size": 4, "num_inference_steps": STEPS,
+        "generator": torch.Generator().manual_seed(seed),
+    }  # fmt: skip
+    parameters = inspect.signature(pipeline.__call__).parameters.values()
+    wanted = [p.name for p in parameters if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
+    if missing := [name for name in wanted if name not in known]:
+        raise CalibrationError(f"{type(pipeline).__name__} needs {', '.join(missing)}: give calibrate=lambda pipe: pipe(...)")
+    arguments = {p.name: known[p.name] for p in parameters if p.name in known}
+    return lambda pipe: pipe(**arguments)
+
+
+def default_calibration(model: nn.Module, sampler: Any, seed: int) -> Callable[[nn.Module], object]:
+    """Sampling from noise over all time steps, for a model whose configuration tells its inputs' shapes.
+
+    Raises CalibrationError for a model that it can't tell the inputs of.
+    """
+    inputs = drawn_inputs(model, seed)
+    image, *_ = inputs
+
+    def run(model: nn.Module) -> None:
+        scheduler = sampler or _assumed_sampler()
+        scheduler.set_timesteps(STEPS)
+        noisy = inputs[image] * getattr(scheduler, "init_noise_sigma", 1.0)
+        for time in scheduler.timesteps:
+            given = scheduler.scale_model_input(noisy, time) if hasattr(scheduler, "scale_model_input") else noisy
+            times = {"timestep": time.expand(BATCH)} if "timestep" in inputs else {}
+            with torch.no_grad():
+                out = model(**{**inputs, image: given, **times})
+            if not times:
+                return
+            predicted = out[0] if isinstance(out, tuple) else next(iter(vars(out).values()), out)
+            noisy = scheduler.step(predicted[:, : noisy.shape[1]], time, noisy, return_dict=False)[0]
+
+    return run
+
+
+def _assumed_sampler() -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler()
+
+
+def drawn_inputs(model: nn.Module, seed: int) -> dict[str, Any]:
+    """Random inputs by the names and configuration fields that diffusers' models share; the noisy image first."""
+    config = dict(getattr(model, "config", None) or {})
+    random = torch.Generator().manual_seed(seed)
+    wanted = {p.name: p for p in inspect.signature(model.forward).parameters.values()}
+    image = next((name for name in ("sample", "hidden_states") if name in wanted), None)
+    size, channels = config.get("sample_size"), config.get("in_channels")
+    if image is None or size is None or channels is None:
+        raise CalibrationError(
+            f"the inputs of {type(model).__name__} can't be told from its configuration: "
+            "give calibrate=lambda model: model(...), which calls it with inputs like those it will see"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    drawn: dict[str, Any] = {image: torch.randn(BATCH, channels, height, width, generator=random)}
+    if "timestep" in wanted:
+        drawn["timestep"] = torch.zeros(BATCH, dtype=torch.long)
+    classes = config.get("num_embeds_ada_norm") or config.get("num_class_embeds")
+    if "class_labels" in wanted and classes:
+        drawn["class_labels"] = torch.randint(0, classes, (BATCH,), generator=random)
+    text = next((config[k] for k in ("joint_attention_dim", "caption_channels", "cross_attention_dim") if config.get(k)), None)
+    if "encoder_hidden_states" in wanted and isinstance(text, int):
+        drawn["encoder_hidden_states"] = torch.randn(BATCH, 77, text, generator=random)
+    if "pooled_projections" in wanted and config.get("pooled_projection_dim"):
+        drawn["pooled_projections"] = torch.randn(BATCH, config["pooled_projection_dim"], generator=random)
+    if missing := [p.name for p in wanted.values() if p.default is p.empty and p.name not in drawn and "VAR" not in p.kind.name]:
+        raise CalibrationError(f"{type(model).__name__} needs {', '.join(missing)}: give calibrate=lambda model: model(...)")
+    return drawn

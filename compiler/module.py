@@ -1,0 +1,102 @@
+"""The compressed model: a drop-in module that runs a program on a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aquatint.compiler.errors import InputError
+from aquatint.compiler.program import Execution, Program
+from aquatint.compiler.text import text
+
+
+class Target(Protocol):
+    """What the compiler needs of a target; the targets themselves are in runtime/."""
+
+    @property
+    def name(self) -> str: ...
+
+    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None: ...
+
+
+class _Config(SimpleNamespace):
+    """The model's configuration, by attribute and by key, as diffusers' own."""
+
+    def __getitem__(self, key: str) -> Any:
+        return vars(self)[key]
+
+    def __iter__(self) -> Any:
+        return iter(vars(self))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return vars(self).get(key, default)
+
+    def keys(self) -> Any:
+        return vars(self).keys()
+
+    def items(self) -> Any:
+        return vars(self).items()
+
+
+class CompressedModule(nn.Module):
+    """Called like the model that it was made from; returns the same classes of outputs.
+
+    program  what runs;  report  what was done to each site, as the artifact stores it
+    """
+
+    def __init__(self, program: Program, target: Target, recipe: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.program, self.target, self.recipe, self.report = program, target, recipe, report
+        self.config = _Config(**program.config)
+        self._execution = Execution(program, target.lower)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the floating-point inputs, as a pipeline asks for it."""
+        floats = [s.dtype for s in self.program.interface.inputs if getattr(torch, s.dtype).is_floating_point]
+        return getattr(torch, floats[0]) if floats else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises InputError when the call does not fit the one that the program was captured with."""
+        inputs, as_tuple = self.program.interface.flatten(args, kwargs)
+        return self.program.interface.unflatten(self.run(inputs), as_tuple)
+
+    def run(self, inputs: list[Tensor]) -> list[Tensor]:
+        """The program alone: tensors in, tensors out, in the order of its interface."""
+        with torch.no_grad():
+            try:
+                return self._execution(*inputs)
+            except RuntimeError as error:
+                shapes = ", ".join(
+                    f"{s.path} {list(t.shape)}" for s, t in zip(self.program.interface.inputs, inputs, strict=True)
+                )
+                raise InputError(f"the program can't run on {shapes}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the artifact folder `path`; see `compiler.artifact.save`."""
+        from aquatint.compiler.artifact import save
+
+        save(path, self.program, self.recipe, self.report)
+
+    def on(self, target: Target) -> CompressedModule:
+        """The same program on another target."""
+        return CompressedModule(self.program, target, self.recipe, self.report)
+
+    def nbytes(self) -> int:
+        """Bytes of the weights, as the artifact stores them."""
+        return self.program.nbytes()
+
+    def __str__(self) -> str:
+        return text(self.program)
+
+    def extra_repr(self) -> str:
+        return f"{self.program.name}, {len(self.program.sites)} sites, {self.nbytes() / 1e6:.2f} MB, target {self.target.name}"

@@ -1,0 +1,87 @@
+"""The compiled CPU library: found, loaded by ctypes, and lent torch's own thread pool."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = "libaquatint_cpu.so"
+KERNEL_SETS = ("plain", "avx2", "avx512-vnni")
+
+
+class QuantizeCall(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "smooth", "down")),
+        *((name, ctypes.c_int64) for name in ("m", "k", "rank", "group")),
+        ("bits", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("codes", "scales", "h")),
+    ]
+
+
+class LinearCall(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("codes", "scales", "weight", "weight_scales", "bias", "h", "up")),
+        *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups")),
+        ("bits", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("bytes", "sums", "y")),
+    ]
+
+
+@dataclass(frozen=True)
+class KernelSet:
+    """The kernels of one instruction set: the library and its table."""
+
+    library: ctypes.CDLL
+    table: int
+    name: str
+    columns: int
+
+
+def library_paths() -> tuple[Path, ...]:
+    """Where the library may be: inside an installed package, or in a checkout's build folder."""
+    package = Path(__file__).resolve().parent.parent
+    return (
+        package / "lib" / FILE,
+        package / "aquatint" / "lib" / FILE,
+        package / "build" / "cpu" / FILE,
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The library, or None when it was not built."""
+    path = next((p for p in library_paths() if p.is_file()), None)
+    if path is None:
+        return None
+    loaded = ctypes.CDLL(str(path))
+    loaded.aq_kernels.restype = ctypes.c_void_p
+    loaded.aq_name.restype = ctypes.c_char_p
+    loaded.aq_packed_bytes.restype = ctypes.c_int64
+    loaded.aq_name.argtypes = loaded.aq_columns.argtypes = [ctypes.c_void_p]
+    loaded.aq_packed_bytes.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    loaded.aq_pack_weight.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    loaded.aq_quantize.argtypes = [ctypes.c_void_p, ctypes.POINTER(QuantizeCall), ctypes.c_int]
+    loaded.aq_linear.argtypes = [ctypes.c_void_p, ctypes.POINTER(LinearCall), ctypes.c_int]
+    pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # torch brings it; without it: one thread
+    loaded.aq_lend_pool(ctypes.cast(pool, ctypes.c_void_p) if pool else None)
+    return loaded
+
+
+def kernel_set(name: str) -> KernelSet | None:
+    """The kernels called `name`, or None when they were not built or this machine lacks the instructions."""
+    loaded = library()
+    table = loaded.aq_kernels(KERNEL_SETS.index(name)) if loaded else None
+    if loaded is None or table is None:
+        return None
+    return KernelSet(loaded, table, name, loaded.aq_columns(table))
+
+
+def best_kernel_set() -> KernelSet | None:
+    """The fastest kernels that run here."""
+    return next((found for name in reversed(KERNEL_SETS) if (found := kernel_set(name))), None)

@@ -1,0 +1,19 @@
+"""The target with no kernel: every operator by its meaning. Slow, exact, and what all others are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reference:
+    name: str = "reference"
+
+    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+        return None
+
+
+def reference() -> Reference:
+    return Reference()
