@@ -1,8 +1,8 @@
 """aquatint: a compression compiler for diffusion models.
 
-    small = aquatint.optimize(model, "svdq-w4a8-r32", calibrate=run)
-    small.save("out.aq")
-    small = aquatint.load("out.aq")
+small = aquatint.optimize(model, "svdq-w4a8-r32", calibrate=run)
+small.save("out.aq")
+small = aquatint.load("out.aq")
 """
 
 from __future__ import annotations

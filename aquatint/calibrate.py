@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from aquatint.compiler.capture import Example
 from aquatint.compiler.errors import CalibrationError
+from aquatint.sampling import scheduler_from
 
 DENOISERS = ("transformer", "unet", "prior", "dit")
 PROMPTS = ("a photograph of a lighthouse at dusk", "a bowl of red apples on a wooden table, oil painting",
@@ -78,14 +79,17 @@ def pipeline_calibration(pipeline: Any, seed: int) -> Callable[[Any], object]:
 def default_calibration(model: nn.Module, sampler: Any, seed: int) -> Callable[[nn.Module], object]:
     """Sampling from noise over all time steps, for a model whose configuration tells its inputs' shapes.
 
-    Raises CalibrationError for a model that it can't tell the inputs of.
+    Without a `sampler`, diffusers' DDIM with its defaults is assumed. Raises CalibrationError for a model that it can't
+    tell the inputs of.
     """
-    inputs = drawn_inputs(model, seed)
-    image, *_ = inputs
+    parameters = inspect.signature(model.forward).parameters.values()
+    required = {p.name: p.default is p.empty and "VAR" not in p.kind.name for p in parameters}
+    inputs = drawn_inputs(type(model).__name__, dict(getattr(model, "config", None) or {}), required, seed)
 
     def run(model: nn.Module) -> None:
-        scheduler = sampler or _assumed_sampler()
+        scheduler = sampler or scheduler_from({})
         scheduler.set_timesteps(STEPS)
+        image = next(iter(inputs))
         noisy = inputs[image] * getattr(scheduler, "init_noise_sigma", 1.0)
         for time in scheduler.timesteps:
             given = scheduler.scale_model_input(noisy, time) if hasattr(scheduler, "scale_model_input") else noisy
@@ -94,42 +98,37 @@ def default_calibration(model: nn.Module, sampler: Any, seed: int) -> Callable[[
                 out = model(**{**inputs, image: given, **times})
             if not times:
                 return
-            predicted = out[0] if isinstance(out, tuple) else next(iter(vars(out).values()), out)
+            predicted = out if isinstance(out, Tensor) else out[0]
             noisy = scheduler.step(predicted[:, : noisy.shape[1]], time, noisy, return_dict=False)[0]
 
     return run
 
 
-def _assumed_sampler() -> Any:
-    from diffusers import DDIMScheduler
+def drawn_inputs(name: str, config: Mapping[str, Any], parameters: Mapping[str, bool], seed: int) -> dict[str, Tensor]:
+    """Random inputs by the names and configuration fields that diffusers' models share; the noisy image first.
 
-    return DDIMScheduler()
-
-
-def drawn_inputs(model: nn.Module, seed: int) -> dict[str, Any]:
-    """Random inputs by the names and configuration fields that diffusers' models share; the noisy image first."""
-    config = dict(getattr(model, "config", None) or {})
+    `parameters`: of the model's forward, and whether each is required. Raises CalibrationError naming what is unknown.
+    """
     random = torch.Generator().manual_seed(seed)
-    wanted = {p.name: p for p in inspect.signature(model.forward).parameters.values()}
-    image = next((name for name in ("sample", "hidden_states") if name in wanted), None)
+    image = next((p for p in ("sample", "hidden_states") if p in parameters), None)
     size, channels = config.get("sample_size"), config.get("in_channels")
     if image is None or size is None or channels is None:
         raise CalibrationError(
-            f"the inputs of {type(model).__name__} can't be told from its configuration: "
+            f"the inputs of {name} can't be told from its configuration: "
             "give calibrate=lambda model: model(...), which calls it with inputs like those it will see"
         )
     height, width = (size, size) if isinstance(size, int) else size
-    drawn: dict[str, Any] = {image: torch.randn(BATCH, channels, height, width, generator=random)}
-    if "timestep" in wanted:
+    drawn = {image: torch.randn(BATCH, channels, height, width, generator=random)}
+    if "timestep" in parameters:
         drawn["timestep"] = torch.zeros(BATCH, dtype=torch.long)
     classes = config.get("num_embeds_ada_norm") or config.get("num_class_embeds")
-    if "class_labels" in wanted and classes:
+    if "class_labels" in parameters and classes:
         drawn["class_labels"] = torch.randint(0, classes, (BATCH,), generator=random)
     text = next((config[k] for k in ("joint_attention_dim", "caption_channels", "cross_attention_dim") if config.get(k)), None)
-    if "encoder_hidden_states" in wanted and isinstance(text, int):
+    if "encoder_hidden_states" in parameters and isinstance(text, int):
         drawn["encoder_hidden_states"] = torch.randn(BATCH, 77, text, generator=random)
-    if "pooled_projections" in wanted and config.get("pooled_projection_dim"):
+    if "pooled_projections" in parameters and config.get("pooled_projection_dim"):
         drawn["pooled_projections"] = torch.randn(BATCH, config["pooled_projection_dim"], generator=random)
-    if missing := [p.name for p in wanted.values() if p.default is p.empty and p.name not in drawn and "VAR" not in p.kind.name]:
-        raise CalibrationError(f"{type(model).__name__} needs {', '.join(missing)}: give calibrate=lambda model: model(...)")
+    if missing := [p for p, required in parameters.items() if required and p not in drawn]:
+        raise CalibrationError(f"{name} needs {', '.join(missing)}: give calibrate=lambda model: model(...)")
     return drawn

@@ -186,7 +186,7 @@ def _user_line(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if f"{'/'}torch{'/'}" not in f.filename and not f.filename.endswith("compiler/capture.py")]
     if ours:
-        return f'{ours[-1].filename}:{ours[-1].lineno} in {ours[-1].name}: {ours[-1].line}'
+        return f"{ours[-1].filename}:{ours[-1].lineno} in {ours[-1].name}: {ours[-1].line}"
     found = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', str(error))
     outside = [f for f in found if "/torch/" not in f[0]] or found
     return f"{outside[-1][0]}:{outside[-1][1]} in {outside[-1][2]}" if outside else "an unknown line"

@@ -122,7 +122,8 @@ def _site_row(row: Mapping[str, Any]) -> str:
     smoothing = f"{row['alpha']:.2f}, {row['beta']:.2f}" if "alpha" in row else ""
     return (
         f"<tr><td><code>{escape(row['name'])}</code><td>{shape}<td>{escape(row['treatment'])}"
-        f"<td class=n>{row.get('error', 0):.4f}<td class=n>{_decibel(row.get('sqnr'))}<td>{smoothing}<td class=n>{saved}<td></tr>"
+        f"<td class=n>{row.get('error', 0):.4f}<td class=n>{_decibel(row.get('sqnr'))}<td>{smoothing}"
+        f"<td class=n>{saved}<td></tr>"
     )
 
 

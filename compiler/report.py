@@ -58,4 +58,5 @@ def _belongs(weight: str, site: Site) -> bool:
 
 
 def megabytes(size: int) -> str:
+    """`size` in bytes, for people."""
     return f"{size / 1e6:.2f} MB"

@@ -97,9 +97,7 @@ def _rows(
     places = torch.randperm(len(padded) * counts[0] * counts[1], generator=random)[:wanted]
     image, place = places // (counts[0] * counts[1]), places % (counts[0] * counts[1])
     top, left = place // counts[1] * stride[0], place % counts[1] * stride[1]
-    patches = [
-        padded[image, top + i * dilation[0], left + j * dilation[1]] for i in range(kernel[0]) for j in range(kernel[1])
-    ]
+    patches = [padded[image, top + i * dilation[0], left + j * dilation[1]] for i in range(kernel[0]) for j in range(kernel[1])]
     return torch.stack(patches, 1)
 
 

@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
     for kind, name in _KINDS.items():
         if isinstance(value, kind):
             return {name: str(value).removeprefix("torch.")}
-    if isinstance(value, float) and value not in (value, 0.0) or value in (float("inf"), float("-inf")):
+    if (isinstance(value, float) and value not in (value, 0.0)) or value in (float("inf"), float("-inf")):
         return {"float": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

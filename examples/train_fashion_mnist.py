@@ -58,7 +58,7 @@ def read_images(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 def build(name: str) -> nn.Module:
     """The untrained network of one run."""
     if name == "classifier":
-        from aquatint.commands.features import FeatureNet
+        from aquatint.quality import FeatureNet
 
         return FeatureNet()
     if name == "dit":
@@ -183,7 +183,7 @@ def export_diffusion(run: Run, model: nn.Module) -> None:
 
 
 RUNS = {
-    "classifier": Run("classifier", steps=2500, batch=128, rate=1e-3, seed=1),
+    "classifier": Run("classifier", steps=2000, batch=128, rate=1e-3, seed=1),
     "dit": Run("dit", steps=3600, batch=64, rate=1e-3, seed=2),
     "unet": Run("unet", steps=3000, batch=32, rate=5e-4, seed=3),
 }

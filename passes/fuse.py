@@ -99,7 +99,9 @@ def _is_down(program: Program, node: fx.Node, quantize: fx.Node) -> bool:
         return False
     weight = node.args[1]
     named = isinstance(weight, fx.Node) and str(weight.target).endswith(".down") and node.args[0] is _source(quantize)
-    pointwise = named and program.weights[str(weight.target)].flatten(1).shape[1] == program.weights[str(weight.target)].shape[1]  # type: ignore[union-attr]
+    pointwise = (
+        named and program.weights[str(weight.target)].flatten(1).shape[1] == program.weights[str(weight.target)].shape[1]
+    )  # type: ignore[union-attr]
     return pointwise and all(_feeds_gemm(up) for up in node.users)
 
 

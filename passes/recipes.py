@@ -26,8 +26,12 @@ def default_rules(treatment: Treatment, modulation: Treatment) -> tuple[Rule, ..
     """Everything gets `treatment`, but for the sites whose role in the dataflow says otherwise."""
     return (
         Rule("*", treatment),
-        Rule("@modulation", modulation, "one row a sample: a product with nothing to gain from quantized inputs", optional=True),
-        Rule("@embedding", None, "an embedding of time, label or pooled text: small, and everything depends on it", optional=True),
+        Rule(
+            "@modulation", modulation, "one row a sample: a product with nothing to gain from quantized inputs", optional=True
+        ),
+        Rule(
+            "@embedding", None, "an embedding of time, label or pooled text: small, and everything depends on it", optional=True
+        ),
         Rule("@first", None, "a first layer", optional=True),
         Rule("@last", None, "a last layer", optional=True),
     )

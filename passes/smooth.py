@@ -81,7 +81,8 @@ class Smooth:
             plain = error if plain is None else plain
             if best is None or error < best[0]:
                 best = (error, (alpha, beta), scale)
-        assert best is not None and plain is not None
+        assert best is not None
+        assert plain is not None
         return best[1], best[2], best[0] / plain if plain else 1.0
 
 

@@ -28,7 +28,9 @@ class Cpu:
     name: str = "cpu"
 
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
-        row = {"aquatint::quantize": (quantize_refusal, QuantizeKernel), "aquatint::gemm": (gemm_refusal, GemmKernel)}.get(operator)
+        row = {"aquatint::quantize": (quantize_refusal, QuantizeKernel), "aquatint::gemm": (gemm_refusal, GemmKernel)}.get(
+            operator
+        )
         if row is None or self.kernels is None or row[0](*args, **kwargs) is not None:
             return None
         return row[1](self.kernels, *args, **kwargs)
@@ -62,8 +64,9 @@ class QuantizeKernel:
     """aquatint::quantize with its vectors laid out for the kernel; called with x alone."""
 
     def __init__(
-        self, kernels: KernelSet, x: Any, smooth: Tensor | None = None, down: Tensor | None = None, *, format: str, axis: int = -1
-    ) -> None:
+        self, kernels: KernelSet, x: Any, smooth: Tensor | None = None, down: Tensor | None = None, *,
+        format: str, axis: int = -1,
+    ) -> None:  # fmt: skip
         self.kernels, self.axis = kernels, axis
         self.format = format_named(format)
         self.smooth = None if smooth is None else smooth.float().contiguous()

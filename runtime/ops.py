@@ -48,7 +48,9 @@ class Operator:
         return inspect.signature(self.meaning)
 
 
-def _quantize(x: Tensor, smooth: Tensor | None = None, down: Tensor | None = None, *, format: str, axis: int = -1) -> Any:
+def _quantize(
+    x: Tensor, smooth: Tensor | None = None, down: Tensor | None = None, *, format: str, axis: int = -1
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Encode `x * smooth` along `axis`, which moves last; with `down` (r, K) also project: (codes, scales[, h]).
 
     x (..., K), or (B, C, H, W) with axis 1; smooth (K,) multiplies; h (..., r) = (x * smooth) downᵀ in float32.
@@ -112,22 +114,23 @@ PYTHON: dict[str, Callable[..., Any]] = {
 # Functional operators of ATen, whole (not decomposed). None reads a file, keeps a state or draws a random number.
 ATEN_NAMES = frozenset(
     """
-    _to_copy _unsafe_view abs adaptive_avg_pool2d add addcmul addmm all alias amax amin any arange argmax argmin atan2
-    avg_pool2d baddbmm bitwise_and bitwise_not bitwise_or bmm broadcast_tensors cat celu ceil chunk clamp clamp_max
-    clamp_min clone complex concat constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d
-    conv_transpose3d copy cos cosh cumsum detach diagonal div einsum elu embedding empty empty_like eq erf exp expand
-    expand_as expm1 eye fill flatten flip floor floor_divide fmod full full_like gather ge gelu glu group_norm gt
-    hardsigmoid hardswish hardtanh imag index index_select instance_norm isfinite isinf isnan item layer_norm le
-    leaky_relu lerp linear linspace log log1p log2 log_softmax logical_and logical_not logical_or logsumexp lt masked_fill
-    matmul max max_pool2d maximum mean min minimum mish mm movedim mul narrow native_group_norm native_layer_norm ne neg
-    new_empty new_full new_ones new_zeros norm numpy_T ones ones_like outer pad permute pixel_shuffle pixel_unshuffle
-    polar pow prelu prod real reciprocal reflection_pad1d reflection_pad2d relu relu6 remainder repeat repeat_interleave
-    replication_pad2d replication_pad3d reshape rms_norm roll round rsqrt rsub scalar_tensor scaled_dot_product_attention
-    scatter select select_scatter sigmoid sign silu sin sinh slice slice_scatter softmax _softmax softplus sort split
-    split_with_sizes sqrt square squeeze stack std sub sum sym_numel sym_size sym_stride t tan tanh tensor_split tile to
-    topk transpose tril triu true_divide trunc type_as unbind unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_nearest_exact2d upsample_trilinear3d var view
-    view_as view_as_complex view_as_real where zeros zeros_like
+    _to_copy _unsafe_view abs adaptive_avg_pool2d add addcmul addmm all alias amax amin any arange argmax argmin
+    atan2 avg_pool2d baddbmm bitwise_and bitwise_not bitwise_or bmm broadcast_tensors cat celu ceil chunk clamp
+    clamp_max clamp_min clone complex concat constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d
+    conv_transpose2d conv_transpose3d copy cos cosh cumsum detach diagonal div einsum elu embedding empty empty_like
+    eq erf exp expand expand_as expm1 eye fill flatten flip floor floor_divide fmod full full_like gather ge gelu
+    glu group_norm gt hardsigmoid hardswish hardtanh imag index index_select instance_norm isfinite isinf isnan item
+    layer_norm le leaky_relu lerp linear linspace log log1p log2 log_softmax logical_and logical_not logical_or
+    logsumexp lt masked_fill matmul max max_pool2d maximum mean min minimum mish mm movedim mul narrow
+    native_group_norm native_layer_norm ne neg new_empty new_full new_ones new_zeros norm numpy_T ones ones_like
+    outer pad permute pixel_shuffle pixel_unshuffle polar pow prelu prod real reciprocal reflection_pad1d
+    reflection_pad2d relu relu6 remainder repeat repeat_interleave replication_pad2d replication_pad3d reshape
+    rms_norm roll round rsqrt rsub scalar_tensor scaled_dot_product_attention scatter select select_scatter sigmoid
+    sign silu sin sinh slice slice_scatter softmax _softmax softplus sort split split_with_sizes sqrt square squeeze
+    stack std sub sum sym_numel sym_size sym_stride t tan tanh tensor_split tile to topk transpose tril triu
+    true_divide trunc type_as unbind unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d upsample_nearest_exact2d upsample_trilinear3d var view view_as
+    view_as_complex view_as_real where zeros zeros_like
     """.split()
 )
 

@@ -9,6 +9,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reference:
+    """Lowers nothing."""
+
     name: str = "reference"
 
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
@@ -16,4 +18,5 @@ class Reference:
 
 
 def reference() -> Reference:
+    """The target."""
     return Reference()

@@ -1,0 +1,40 @@
+"""The command line: python -m aquatint compile | inspect | run | bench | demo."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import warnings
+
+COMMANDS = {
+    "compile": "compress a checkpoint into an artifact",
+    "inspect": "show an artifact: its program, its sites, and why each was treated as it was",
+    "run": "draw images with an artifact",
+    "bench": "time an artifact, beside the model that it was made from",
+    "demo": "compress the two models of this repository and show what it does to them",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status; 2 for a fault that is explained."""
+    parser = argparse.ArgumentParser(prog="aquatint", description="A compression compiler for diffusion models.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    modules = {}
+    for name, summary in COMMANDS.items():
+        modules[name] = importlib.import_module(f"aquatint.commands.{name}")
+        modules[name].add_arguments(subparsers.add_parser(name, help=summary, description=modules[name].__doc__))
+    options = parser.parse_args(arguments)
+    from aquatint.compiler.errors import AquatintError
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        modules[options.command].run(options)
+    except AquatintError as error:
+        print(f"aquatint {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

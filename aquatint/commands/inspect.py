@@ -1,0 +1,47 @@
+"""Show an artifact: its sites and why each was treated as it was; with --program also the program's text."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--program", action="store_true", help="print the program as well")
+
+
+def run(options: argparse.Namespace) -> None:
+    from rich.table import Table
+
+    from aquatint.commands.terminal import console
+    from aquatint.compiler import artifact
+    from aquatint.compiler.report import megabytes
+    from aquatint.compiler.text import text
+
+    found = artifact.load(options.artifact)
+    report = found.report
+    sizes = report["bytes"]
+    console.print(f"[bold]{found.program.name}[/], recipe {report['recipe']}: ", end="")
+    console.print(f"{megabytes(sizes['before'])} -> {megabytes(sizes['after'])}")
+    for step in found.program.log:
+        console.print(f"  {step}", highlight=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("site", "shape", "treatment", "why"):
+        table.add_column(name, overflow="fold")
+    for name in ("error", "SQNR dB", "α, β", "bytes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in report["sites"]:
+        shape = "x".join(map(str, row["shape"]))
+        figures = [f"{row['error']:.4f}", _decibel(row["sqnr"])] if "error" in row else ["", ""]
+        smoothing = f"{row['alpha']:.2f}, {row['beta']:.2f}" if "alpha" in row else ""
+        style = None if row["treatment"] else "dim"
+        saved = f"{row['bytes before']:,} -> {row['bytes after']:,}"
+        table.add_row(row["name"], shape, row["treatment"] or "kept", row["reason"], *figures, smoothing, saved, style=style)
+    console.print(table)
+    if options.program:
+        print(text(found.program))
+
+
+def _decibel(value: float | None) -> str:
+    return "exact" if value is None else f"{value:.1f}"

@@ -1,0 +1,49 @@
+"""Draw images with an artifact, from seeds, by the sampler that it was compiled for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=Path("samples.png"), help="default: %(default)s")
+    parser.add_argument("--target", default="cpu", help="cpu or reference (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, default=2.0, help="for class-conditional models (default: %(default)s)")
+    parser.add_argument("--label", type=int, help="one class for all images; default: each in turn")
+    parser.add_argument("--inputs", type=Path, help="safetensors with what else the model wants, e.g. encoder_hidden_states")
+
+
+def run(options: argparse.Namespace) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from aquatint.commands.terminal import console
+    from aquatint.compiler.errors import InputError
+    from aquatint.optimize import load
+    from aquatint.sampling import SamplingPlan, grid, noise, sample, scheduler_from
+
+    model = load(options.artifact, options.target)
+    extra = load_file(options.inputs) if options.inputs else {}
+    wanted = {spec.path for spec in model.program.interface.inputs}
+    if missing := wanted - {"sample", "hidden_states", "timestep", "class_labels"} - set(extra):
+        raise InputError(f"{model.program.name} needs {', '.join(sorted(missing))}: give them in --inputs FILE.safetensors")
+    classes = model.config.get("num_embeds_ada_norm") or model.config.get("num_class_embeds")
+    labels = None
+    if "class_labels" in wanted:
+        given = torch.arange(options.count) % (classes or 1)
+        labels = given if options.label is None else torch.full_like(given, options.label)
+    size = model.config.get("sample_size")
+    height, width = (size, size) if isinstance(size, int) else size
+    start = noise((model.config.get("in_channels"), height, width), options.count, options.seed)
+    plan = SamplingPlan(options.steps, options.guidance if labels is not None else 1.0, options.seed)
+    images = sample(model, scheduler_from(model.program.sampler or {}), start, plan, labels, classes, extra)
+    if options.output.suffix == ".safetensors":
+        save_file({"images": images.contiguous()}, options.output)
+    else:
+        grid(images, columns=min(8, options.count)).save(options.output)
+    console.print(f"{options.output}: {options.count} images, {options.steps} steps, seed {options.seed}")

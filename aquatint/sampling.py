@@ -1,0 +1,77 @@
+"""Denoising from a seed: what `run`, the demo and the benchmarks do with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aquatint.compiler.errors import InputError
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """steps of the scheduler; guidance: the weight of classifier-free guidance, 1 for none; seed of the first image."""
+
+    steps: int = 20
+    guidance: float = 1.0
+    seed: int = 0
+
+
+def scheduler_from(config: Mapping[str, Any]) -> Any:
+    """The diffusers scheduler that wrote `config`; DDIM when it does not say."""
+    import diffusers
+    from diffusers.configuration_utils import ConfigMixin
+
+    name = config.get("_class_name", "DDIMScheduler")
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin) and issubclass(kind, ConfigMixin)):
+        raise InputError(f"{name!r} is no scheduler of this diffusers")
+    return kind.from_config(dict(config))
+
+
+def noise(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
+    """(count, *shape): each image has its own seed, so that it does not depend on how many are drawn with it."""
+    draws = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
+    return torch.stack(draws)
+
+
+def sample(
+    model: nn.Module | Callable[..., Any], scheduler: Any, start: Tensor, plan: SamplingPlan,
+    labels: Tensor | None = None, null_label: int | None = None, extra: Mapping[str, Any] | None = None,
+) -> Tensor:  # fmt: skip
+    """Images (N, C, H, W) from noise `start`. With labels (N,) and guidance > 1, `null_label` stands for "any class"."""
+    scheduler.set_timesteps(plan.steps)
+    images = start * getattr(scheduler, "init_noise_sigma", 1.0)
+    guided = labels is not None and plan.guidance != 1.0 and null_label is not None
+    given_labels = labels
+    if guided and labels is not None:
+        given_labels = torch.cat([labels, torch.full_like(labels, null_label or 0)])
+    keywords = dict(extra or {}) | ({} if given_labels is None else {"class_labels": given_labels})
+    with torch.no_grad():
+        for time in scheduler.timesteps:
+            given = scheduler.scale_model_input(images, time) if hasattr(scheduler, "scale_model_input") else images
+            given = torch.cat([given, given]) if guided else given
+            predicted = model(given, timestep=time.expand(len(given)), **keywords).sample
+            if guided:
+                wanted, plain = predicted.chunk(2)
+                predicted = plain + plan.guidance * (wanted - plain)
+            images = scheduler.step(predicted[:, : images.shape[1]], time, images, return_dict=False)[0]
+    return images
+
+
+def grid(images: Tensor, columns: int, enlarge: int = 2) -> Any:
+    """A PIL picture of `images` (N, C, H, W) in [-1, 1], side by side."""
+    from PIL import Image
+
+    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+    pixels = pixels[:, :1].expand(-1, 3, -1, -1) if pixels.shape[1] not in (3, 4) else pixels[:, :3]
+    rows = -(-len(pixels) // columns)
+    pixels = torch.cat([pixels, pixels.new_full((rows * columns - len(pixels), *pixels.shape[1:]), 255)])
+    _, channels, height, width = pixels.shape
+    sheet = pixels.reshape(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    picture = Image.fromarray(sheet.contiguous().numpy())
+    return picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST)
