@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aquatint.compiler.errors import AquatintError
     from aquatint.compiler.recipe import Recipe, Rule, Treatment
-    from aquatint.optimize import load, optimize
+    from aquatint.compression import load, optimize
     from aquatint.passes.recipes import recipe_named
 
 __version__ = "0.1.0"
@@ -25,8 +25,8 @@ if not (_here / "compiler").is_dir():  # a checkout where links do not survive
     __path__.append(str(_here.parent))
 
 _HOMES = {
-    "optimize": "aquatint.optimize",
-    "load": "aquatint.optimize",
+    "optimize": "aquatint.compression",
+    "load": "aquatint.compression",
     "recipe_named": "aquatint.passes.recipes",
     "Recipe": "aquatint.compiler.recipe",
     "Rule": "aquatint.compiler.recipe",

@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     from aquatint.calibrate import drawn_inputs
     from aquatint.checkpoint import open_checkpoint
     from aquatint.commands.terminal import console
-    from aquatint.optimize import load
+    from aquatint.compression import load
 
     if options.threads:
         torch.set_num_threads(options.threads)

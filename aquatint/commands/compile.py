@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
     from aquatint.compiler.numerics import reproducible
     from aquatint.compiler.recipe import Rule
     from aquatint.compiler.report import megabytes
-    from aquatint.optimize import optimize
+    from aquatint.compression import optimize
     from aquatint.passes.recipes import recipe_named
 
     reproducible()

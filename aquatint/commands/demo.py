@@ -125,7 +125,7 @@ TIMED_BATCH = 4
 def _results(subject: Subject, model: nn.Module, scheduler: Any, options: argparse.Namespace) -> list[Result]:
     from aquatint.commands.terminal import progress_bar
     from aquatint.compiler.module import CompressedModule
-    from aquatint.optimize import optimize
+    from aquatint.compression import optimize
     from aquatint.passes.recipes import recipe_named
 
     megabytes = sum(p.numel() for p in model.parameters()) * 4 / 1e6

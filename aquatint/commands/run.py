@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
 
     from aquatint.commands.terminal import console
     from aquatint.compiler.errors import InputError
-    from aquatint.optimize import load
+    from aquatint.compression import load
     from aquatint.sampling import SamplingPlan, grid, noise, sample, scheduler_from
 
     model = load(options.artifact, options.target)

@@ -1,0 +1,22 @@
+"""What all tests share: reproducible products, two threads, and the gpu and native tiers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aquatint.compiler.numerics import reproducible
+from aquatint.runtime.native import library
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    reproducible()
+    torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if item.get_closest_marker("native") and library() is None:
+            item.add_marker(pytest.mark.skip(reason="the CPU library is not built"))

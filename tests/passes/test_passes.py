@@ -1,0 +1,152 @@
+"""Each pass by its promise: what it does to a small program, what it leaves alone, and that it helps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aquatint.compiler.decompose import Problem
+from aquatint.compiler.errors import PassError, RecipeError
+from aquatint.compiler.formats import format_named
+from aquatint.compiler.pipeline import run_pass, run_recipe
+from aquatint.compiler.program import Program
+from aquatint.compiler.recipe import Pass, Treatment, parse_spec, spec
+from aquatint.compiler.text import text
+from aquatint.passes.canonicalize import Canonicalize
+from aquatint.passes.fuse import Fuse
+from aquatint.passes.lowrank import LowRankBranch
+from aquatint.passes.quantize import Quantize
+from aquatint.passes.recipes import PASSES, PRESETS
+from aquatint.passes.smooth import Smooth
+
+from ..programs import (
+    apply_and_check,
+    attention_like,
+    context_for,
+    convolutional,
+    image_inputs,
+    program_of,
+    random_programs,
+    token_inputs,
+)
+
+W4A8 = Treatment("int4-g64", "int8", 8)
+W4A4 = Treatment("int4-g64", "int4-g64", 8)
+W4A16 = Treatment("int4-g64")
+NVFP4 = Treatment("nvfp4", "nvfp4", 4)
+STEPS: tuple[Pass, ...] = (Canonicalize(), Smooth(grid=4, rows=32), LowRankBranch(3, 32), Quantize(rows=32), Fuse())
+
+
+@settings(max_examples=25, deadline=None)
+@given(random_programs(), st.sampled_from([W4A8, W4A4, W4A16, NVFP4, Treatment("int8", "int8")]), st.data())
+def test_every_pass_on_random_programs(program: Program, treatment: Treatment, data: st.DataObject) -> None:
+    kept = data.draw(st.sets(st.sampled_from([s.name for s in program.sites]))) if program.sites else set()
+    context = context_for(program, token_inputs(), treatment, *kept)
+    for step in STEPS:
+        program, _ = apply_and_check(program, step, context)
+
+
+@pytest.mark.parametrize("treatment", [W4A8, W4A4, W4A16, NVFP4], ids=str)
+def test_convolutions(treatment: Treatment) -> None:
+    program = convolutional()
+    original = program
+    context = context_for(program, image_inputs(), treatment)
+    for step in STEPS:
+        program, report = apply_and_check(program, step, context)
+        if step.name == "quantize":
+            assert set(report.sites) == {"conv", "point"}
+    exact, got = original(*image_inputs()[0])[0], program(*image_inputs()[0])[0]
+    assert (got - exact).norm() < 0.3 * exact.norm()
+    assert ("aquatint::conv2d" in text(program)) == (treatment.activations is not None)
+
+
+def test_siblings_share_and_the_epilogue_takes_all() -> None:
+    program = attention_like()
+    context = context_for(program, token_inputs(), W4A8)
+    result, _ = run_recipe(program, STEPS, context)
+    shown = text(result)
+    assert shown.count("aquatint::quantize") == 2
+    assert shown.count("aquatint::gemm") == 3
+    assert "activation='gelu_tanh'" in shown
+    assert "aten::linear" not in shown
+    assert {w for w in result.weights if w.endswith(".down")} == {"to_q.down", "out.down"}
+
+
+def test_smoothing_and_the_branch_lower_the_error() -> None:
+    program = attention_like()
+    context = context_for(program, token_inputs(calls=4), W4A4)
+    errors = {}
+    for name, steps in {"plain": (Quantize("rtn"),), "branch": (LowRankBranch(), Quantize("rtn")), "both": STEPS[1:4]}.items():
+        _, reports = run_recipe(program, steps, context)
+        errors[name] = sum(row["squared error"] for row in reports[-1].sites.values())
+    assert errors["both"] < errors["branch"] < errors["plain"]
+
+
+def test_gptq_lowers_the_error_on_correlated_inputs() -> None:
+    program = attention_like()
+    random = torch.Generator().manual_seed(3)
+    mix = torch.randn(8, 64, generator=random)
+    calls = tuple((torch.randn(2, 40, 8, generator=random) @ mix,) for _ in range(4))
+    context = context_for(program, calls, W4A16)
+    errors = {m: run_pass(program, Quantize(m), context)[1].sites["to_q"]["squared error"] for m in ("rtn", "gptq")}
+    assert errors["gptq"] < 0.5 * errors["rtn"]
+
+
+def test_smoothing_finds_an_outlier_channel() -> None:
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(64, 1, 64, generator=random)
+    rows[..., 5] *= 60
+    problem = Problem(rows, torch.randn(64, 1, 64, generator=random), format_named("int4-g64"), format_named("int4-g64"), 4)
+    (alpha, _), scale, gain = Smooth(grid=10)._search(problem, rows.abs().amax((0, 1)))
+    assert alpha > 0
+    assert scale[5] > 3 * scale.median()
+    assert gain < 0.6
+
+
+def test_candidates_of_the_reference_recipe() -> None:
+    pairs = Smooth().candidates()
+    assert len(pairs) == 39
+    assert pairs[0] == (0.0, 0.0)
+    assert (0.5, 0.0) in pairs
+    assert (0.25, 0.75) in pairs
+
+
+def test_equal_nodes_become_one() -> None:
+    lines = ["%a = aten::silu.default(%x)", "%b = aten::silu.default(%x)", "%c = aten::to.dtype(%b, dtype('float32'))",
+             "%y = aten::add.Tensor(%a, %c)", "return [%y]"]  # fmt: skip
+    program = program_of(lines, {})
+    changed, _ = apply_and_check(program, Canonicalize(), context_for(program, token_inputs(), W4A8))
+    assert "%y = aten::add.Tensor(%a, %a)" in text(changed)
+    assert "aten::to" not in text(changed)
+
+
+def test_a_pass_that_fails_leaves_the_program() -> None:
+    program = attention_like()
+    before = text(program)
+    broken = tuple((torch.full((2, 9, 64), torch.nan),) for _ in range(2))
+    with pytest.raises(PassError, match=r"pass quantize\{method=gptq rows=512\} failed: .*NaN in the inputs"):
+        run_pass(program, Quantize(), context_for(program, broken, W4A16))
+    assert text(program) == before
+
+
+@pytest.mark.parametrize("recipe", PRESETS.values(), ids=lambda r: r.name)
+def test_passes_print_and_parse(recipe) -> None:
+    for step in recipe.passes:
+        assert parse_spec(spec(step), PASSES) == step
+    assert type(recipe).from_json(recipe.to_json(), PASSES) == recipe
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("sharpen", "no pass 'sharpen'"),
+        ("smooth{colour=3}", "no option 'colour'; it has: grid, rows"),
+        ("smooth{grid=fine}", "smooth.grid is 'fine'"),
+        ("quantize{method=magic}", "rtn and gptq, not 'magic'"),
+    ],
+)
+def test_a_wrong_pass_is_explained(source: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_spec(source, PASSES)

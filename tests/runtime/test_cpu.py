@@ -1,0 +1,124 @@
+"""The compiled kernels against the operators' meaning, on every instruction set that this machine has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aquatint.compiler.formats import FORMATS
+from aquatint.compiler.program import Slot
+from aquatint.runtime import ops, target_named
+from aquatint.runtime.cpu import Cpu
+from aquatint.runtime.native import KERNEL_SETS, kernel_set
+
+pytestmark = pytest.mark.native
+
+
+def target(name: str) -> Cpu:
+    found = kernel_set(name)
+    if found is None:
+        pytest.skip(f"this machine has no {name}")
+    return Cpu(found)
+
+
+def rows(seed: int, m: int, k: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(m, k, generator=random) * torch.logspace(-2, 2, k)
+    x[: m // 3, :64] = 0
+    return x
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("format", ["int8", "int4-g64"])
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 30), st.integers(1, 5), st.booleans(), st.sampled_from([0, 1, 16, 32, 40]))
+def test_quantize(kernels: str, format: str, seed: int, m: int, groups: int, smoothed: bool, rank: int) -> None:
+    x = rows(seed, m, 64 * groups)
+    random = torch.Generator().manual_seed(seed)
+    smooth = torch.rand(64 * groups, generator=random) + 0.1 if smoothed else None
+    down = torch.randn(rank, 64 * groups, generator=random) if rank else None
+    kernel = target(kernels).lower("aquatint::quantize", (Slot, smooth, down), {"format": format})
+    assert kernel is not None
+    codes, scales, *h = kernel(x)
+    expected = ops.quantize(x, smooth, down, format=format)
+    assert torch.equal(codes, expected[0]), "codes are the same to the last bit"
+    assert torch.equal(scales, expected[1])
+    if rank:
+        torch.testing.assert_close(h[0], expected[2], rtol=1e-4, atol=1e-3 * expected[2].abs().max().item())
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("format", ["int8", "int4-g64"])
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 999), st.integers(1, 30), st.integers(1, 100), st.integers(1, 4),
+    st.sampled_from([0, 8, 32]), st.booleans(), st.sampled_from([None, "gelu", "gelu_tanh", "silu"]),
+)  # fmt: skip
+def test_gemm(kernels: str, format: str, seed: int, m: int, n: int, groups: int, rank: int, biased: bool, activation) -> None:
+    k = 64 * groups
+    random = torch.Generator().manual_seed(seed)
+    weight = FORMATS["int4-g64"].encode(torch.randn(n, k, generator=random))
+    codes = FORMATS[format].encode(rows(seed, m, k))
+    bias = torch.randn(n, generator=random) if biased else None
+    h = torch.randn(m, rank, generator=random) if rank else None
+    up = torch.randn(n, rank, generator=random) if rank else None
+    options = {"formats": [format, "int4-g64"], "dtype": torch.float32, "activation": activation}
+    kernel = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight, bias, Slot if rank else None, up), options)
+    assert kernel is not None
+    y = kernel(*codes, h) if rank else kernel(*codes)
+    expected = ops.gemm(*codes, *weight, bias, h, up, **options)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_images_and_batches() -> None:
+    x = torch.randn(2, 64, 5, 3)
+    kernel = target("plain").lower("aquatint::quantize", (Slot,), {"format": "int8", "axis": 1})
+    assert kernel is not None
+    codes, scales = kernel(x)
+    assert codes.shape == (2, 5, 3, 64)
+    assert scales.shape == (2, 5, 3, 1)
+    assert torch.equal(codes, ops.quantize(x, format="int8", axis=1)[0])
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+def test_threads_do_not_change_a_bit(kernels: str) -> None:
+    weight = FORMATS["int4-g64"].encode(torch.randn(200, 256))
+    up = torch.randn(200, 32)
+    quantize = target(kernels).lower("aquatint::quantize", (Slot, None, torch.randn(32, 256)), {"format": "int8"})
+    options = {"formats": ["int8", "int4-g64"], "dtype": torch.float32}
+    gemm = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight, None, Slot, up), options)
+    assert quantize is not None
+    assert gemm is not None
+    x, results = torch.randn(77, 256), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(gemm(*quantize(x)))
+    finally:
+        torch.set_num_threads(2)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+def test_nan_reaches_the_output(kernels: str) -> None:
+    weight = FORMATS["int4-g64"].encode(torch.randn(8, 64))
+    quantize = target(kernels).lower("aquatint::quantize", (Slot,), {"format": "int8"})
+    options = {"formats": ["int8", "int4-g64"], "dtype": torch.float32}
+    gemm = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight), options)
+    assert quantize is not None
+    assert gemm is not None
+    x = torch.zeros(2, 64)
+    x[1, 5] = torch.nan
+    y = gemm(*quantize(x))
+    assert y[0].isfinite().all()
+    assert y[1].isnan().all()
+
+
+def test_what_has_no_kernel_keeps_its_meaning() -> None:
+    assert target("plain").lower("aquatint::quantize", (Slot,), {"format": "nvfp4"}) is None
+    assert target("plain").lower("aten::gelu.default", (Slot,), {}) is None
+    with pytest.raises(ValueError, match="known: cpu, reference"):
+        target_named("tpu")
