@@ -28,6 +28,7 @@ from aquatint.compiler.page import page
 from aquatint.compiler.program import Program, Site, narrowest
 from aquatint.compiler.text import GraphBuilder, plain
 from aquatint.compiler.verify import verify
+from aquatint.compiler.weights import Weights
 from aquatint.runtime import ops
 
 FORMAT = "aquatint"
@@ -74,7 +75,7 @@ def save(path: str | Path, program: Program, recipe: Mapping[str, Any], report: 
             "sites": [dataclasses.asdict(site) for site in program.sites],
             "report": dict(report),
         }
-        (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
         (work / PAGE).write_text(page(report))
         work.chmod(0o755)
         _swap(work, path)
@@ -175,7 +176,7 @@ def _program(path: Path, manifest: Mapping[str, Any], weights: dict[str, Tensor]
             builder.call(row["name"], row["op"], row["args"], row["kwargs"])
         builder.output(data["results"])
         program = Program(
-            manifest["name"], builder.graph, weights, _interface(data["interface"]),
+            manifest["name"], builder.graph, Weights(weights), _interface(data["interface"]),
             tuple(Site(**{**row, "kernel": tuple(row["kernel"])}) for row in manifest["sites"]),
             manifest["config"], manifest["sampler"], tuple(manifest["log"]),
         )  # fmt: skip

@@ -23,6 +23,7 @@ from aquatint.compiler.interface import (
     replace_leaves,
 )
 from aquatint.compiler.program import Program, Site
+from aquatint.compiler.weights import Weights
 from aquatint.runtime import ops
 
 # Checks and training-only operators that torch.export leaves in the graph.
@@ -93,8 +94,8 @@ def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str
         for (path, t), shape in zip(tensors.items(), shapes, strict=True)
     )
     interface = Interface(parameters, inputs, tuple(constants), flat.output)
-    config = {k: v for k, v in dict(getattr(model, "config", None) or {}).items() if _is_plain(v)}
-    program = Program(name, graph, weights, interface, (), config, sampler)
+    config = {k: v for k, v in dict(getattr(model, "config", None) or {}).items() if _belongs_in_config(k, v)}
+    program = Program(name, graph, Weights(weights), interface, (), config, sampler)
     program = replace(program, sites=find_sites(program))
     _compare(program(*tensors.values()), expected)
     return program
@@ -258,6 +259,11 @@ def find_sites(program: Program) -> tuple[Site, ...]:
             kernel = (shape[2], shape[3])
             sites[weight] = Site(name, weight, bias_name, "conv2d", shape[0], shape[1], kernel, groups)
     return tuple(sites.values())
+
+
+def _belongs_in_config(key: str, value: Any) -> bool:
+    """Plain data, less the bookkeeping that diffusers adds when it loads a model, in an order of chance."""
+    return _is_plain(value) and not key.startswith("_use_default")
 
 
 def _is_plain(value: Any) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from aquatint.compiler.interface import Interface
+from aquatint.compiler.weights import Weights, read
 from aquatint.runtime import ops
 
 
@@ -65,7 +66,7 @@ class Program:
 
     name: str
     graph: fx.Graph
-    weights: dict[str, Tensor]
+    weights: Weights
     interface: Interface
     sites: tuple[Site, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +81,7 @@ class Program:
         """An independent program over the same weight tensors."""
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.graph, {}))
-        return replace(self, graph=graph, weights=dict(self.weights))
+        return replace(self, graph=graph, weights=Weights(self.weights))
 
     def nbytes(self) -> int:
         """Bytes of all weights as the artifact stores them."""
@@ -102,8 +103,9 @@ class Program:
         for node in reversed(list(self.graph.nodes)):
             if not node.users and node.op not in ("placeholder", "output"):
                 self.graph.erase_node(node)
-        read = {n.target for n in self.graph.nodes if n.op == "get_attr"}
-        self.weights = {name: w for name, w in self.weights.items() if name in read}
+        used = {n.target for n in self.graph.nodes if n.op == "get_attr"}
+        for name in [name for name in self.weights if name not in used]:
+            del self.weights[name]
 
 
 def narrowest(weight: Tensor) -> Tensor:
@@ -134,12 +136,12 @@ class Execution:
         self.nodes = [n for n in program.graph.nodes if n.op == "call_function"]
         self.inputs = [n for n in program.graph.nodes if n.op == "placeholder"]
         self.results: list[fx.Node] = list(program.graph.output_node().args[0])  # type: ignore[arg-type]
-        self.weights = {n: program.weights[str(n.target)] for n in program.graph.nodes if n.op == "get_attr"}
+        self.weights = {n: program.weights.stored(str(n.target)) for n in program.graph.nodes if n.op == "get_attr"}
         self._kernels = {n: k for n in self.nodes if lower and (k := self._lowered(n, lower))}
         self._freed = self._last_reads()
 
     def _lowered(self, node: fx.Node, lower: Lower) -> Callable[..., Any] | None:
-        known = fx.map_arg((node.args, node.kwargs), lambda n: self.weights.get(n, Slot))
+        known = fx.map_arg((node.args, node.kwargs), lambda n: read(self.weights[n]) if n in self.weights else Slot)
         return lower(ops.name_of(node.target) or "", *known)  # type: ignore[misc]
 
     def _last_reads(self) -> dict[fx.Node, list[fx.Node]]:
@@ -154,7 +156,7 @@ class Execution:
         values: dict[fx.Node, Any] = dict(zip(self.inputs, inputs, strict=True))
         for _ in self.advance(values):
             pass
-        return [values.get(n, self.weights.get(n)) for n in self.results]
+        return [values[n] if n in values else read(self.weights[n]) for n in self.results]
 
     def advance(self, values: dict[fx.Node, Any]) -> Iterator[fx.Node]:
         """Run step by step; yields each node before it runs, when its inputs are in `values`."""
@@ -167,7 +169,7 @@ class Execution:
     def step(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if kernel := self._kernels.get(node):
             return kernel(*(values[n] for n in argument_nodes(node) if n not in self.weights))
-        value_of = lambda n: values[n] if n in values else self.weights[n]  # noqa: E731
+        value_of = lambda n: values[n] if n in values else read(self.weights[n])  # noqa: E731
         args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
         return node.target(*args, **kwargs)  # type: ignore[operator]
 

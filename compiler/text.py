@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from aquatint.compiler.errors import AquatintError
 from aquatint.compiler.program import Program
+from aquatint.compiler.weights import Weights
 from aquatint.runtime import ops
 
 _KINDS: dict[type, str] = {
@@ -80,7 +81,8 @@ def text(program: Program) -> str:
     placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
     for node, spec in zip(placeholders, program.interface.inputs, strict=True):
         lines.append(f"input %{node.name}: {spec.dtype}[{', '.join(map(str, spec.shape))}]  # {spec.path}")
-    for name, weight in program.weights.items():
+    for name in program.weights:
+        weight = program.weights.stored(name)
         lines.append(f"weight @{name}: {str(weight.dtype).removeprefix('torch.')}{list(weight.shape)}")
     for node in program.graph.nodes:
         if node.op == "call_function":
@@ -127,7 +129,7 @@ def parse(source: str, like: Program) -> Program:
     Weights are empty tensors on the meta device. Raises ValueError with the line that can't be read.
     """
     builder = GraphBuilder()
-    weights: dict[str, Tensor] = {}
+    weights = Weights()
     name, log = like.name, []
     for number, line in enumerate(source.splitlines(), 1):
         try:

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from aquatint.compiler.errors import VerifyError
 from aquatint.compiler.program import Execution, Program
 from aquatint.compiler.text import parse, plain, text
+from aquatint.compiler.weights import Weights
 from aquatint.runtime import ops
 
 
@@ -41,7 +42,7 @@ def check_closed(program: Program) -> None:
 
 def same_graph(a: Program, b: Program) -> bool:
     """Same nodes, arguments, log and shapes of weights; the numbers in the weights do not count."""
-    shapes = [{k: (w.shape, w.dtype) for k, w in p.weights.items()} for p in (a, b)]
+    shapes = [{k: (p.weights.stored(k).shape, p.weights.stored(k).dtype) for k in p.weights} for p in (a, b)]
     nodes = [[_row(n) for n in p.graph.nodes if n.op != "get_attr"] for p in (a, b)]
     return (a.name, a.log) == (b.name, b.log) and shapes[0] == shapes[1] and nodes[0] == nodes[1]
 
@@ -63,9 +64,10 @@ def dtypes(program: Program, inputs: list[Tensor]) -> dict[str, object]:
 
 def _faked(program: Program, inputs: list[Tensor]) -> dict[str, Tensor]:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        execution = Execution(replace(program, weights={k: mode.from_tensor(w) for k, w in program.weights.items()}))
+        faked = Weights({name: mode.from_tensor(weight) for name, weight in program.weights.items()})
+        execution = Execution(replace(program, weights=faked))
         values: dict[fx.Node, Any] = {n: mode.from_tensor(t) for n, t in zip(execution.inputs, inputs, strict=True)}
-        seen: dict[fx.Node, Any] = execution.weights | values
+        seen: dict[fx.Node, Any] = {**execution.weights, **values}
         for node in execution.nodes:
             seen[node] = values[node] = execution.step(node, values)
     return {node.name: value for node, value in seen.items() if isinstance(value, Tensor)}

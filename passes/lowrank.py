@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -89,8 +89,7 @@ def _apply(program: Program, group: Group, branch: LowRank) -> None:
         h = _product(program, first, source, down_weight, program.node_of(first))
     for site, up in split_rows(group, branch.up):
         weight = program.weights[site.weight]
-        residual = site.rows(weight).float() - (up @ branch.down).view(-1, site.taps, site.width)
-        program.weights[site.weight] = site.unrows(residual, weight).to(weight.dtype).contiguous()
+        program.weights[site.weight] = replace(program.weights.derived(site.weight), up=up, down=down)
         node = program.node_of(site)
         with program.graph.inserting_after(node):
             shape = up.shape if site.kind == "linear" else (*up.shape, 1, 1)

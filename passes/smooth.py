@@ -16,11 +16,11 @@ from aquatint.compiler.pipeline import (
     input_of,
     insert_after,
     problem_of,
-    split_rows,
     weight_node,
 )
 from aquatint.compiler.plan import Group
 from aquatint.compiler.program import Program
+from aquatint.compiler.weights import Derived
 from aquatint.runtime.ops import operator_named
 
 
@@ -102,10 +102,8 @@ def _apply(program: Program, group: Group, scale: Tensor) -> None:
         vector = weight_node(program, f"{group.name}.smooth", inverse.reshape(shape))
     with program.graph.inserting_after(vector):
         smoothed = program.graph.call_function(operator_named("aten::mul.Tensor"), (group.source, vector))
-    problem = torch.cat([site.rows(program.weights[site.weight]).float() for site in group.sites]) * scale
-    for site, rows in split_rows(group, problem):
-        weight = program.weights[site.weight]
-        program.weights[site.weight] = site.unrows(rows, weight).to(dtype).contiguous()
+    for site in group.sites:
+        program.weights[site.weight] = Derived(program.weights[site.weight], factor=scale.reshape(shape))
         node = program.node_of(site)
         assert input_of(node) is group.source
         node.update_arg(0, smoothed)

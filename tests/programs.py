@@ -15,6 +15,7 @@ from aquatint.compiler.recipe import Pass, Treatment
 from aquatint.compiler.statistics import Calibration
 from aquatint.compiler.text import parse
 from aquatint.compiler.verify import verify
+from aquatint.compiler.weights import Weights
 
 TOKENS = InputSpec("x", "float32", ("s0", "s1", 64))
 IMAGE = InputSpec("x", "float32", ("s0", 64, "s1", "s2"))
@@ -23,9 +24,9 @@ IMAGE = InputSpec("x", "float32", ("s0", 64, "s1", "s2"))
 def program_of(lines: list[str], weights: dict[str, Tensor], spec: InputSpec = TOKENS) -> Program:
     """A program of one input %x from the lines of its text, after `input`."""
     interface = Interface((Parameter("x", "POSITIONAL_OR_KEYWORD", False),), (spec,), (), {"kind": "tensor", "index": 0})
-    shell = Program("small", None, {}, interface)  # type: ignore[arg-type]
+    shell = Program("small", None, Weights(), interface)  # type: ignore[arg-type]
     program = parse("\n".join(["program small", "input %x: float32[]", *lines]), shell)
-    program.weights = dict(weights)
+    program.weights = Weights(weights)
     program.sites = find_sites(program)
     verify(program)
     return program

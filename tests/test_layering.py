@@ -31,7 +31,7 @@ def files(room: str) -> list[Path]:
 def test_passes_know_the_compiler_only(path: Path) -> None:
     for name in imports_of(path):
         own_list = path.name == "recipes.py" and name.startswith("aquatint.passes.")
-        assert name.startswith("aquatint.compiler.") or name in LEAVES or name.startswith("aquatint.runtime.ops") or own_list
+        assert name.startswith(("aquatint.compiler.", "aquatint.runtime.ops")) or name in LEAVES or own_list
 
 
 @pytest.mark.parametrize("path", files("compiler"), ids=str)
@@ -54,7 +54,9 @@ def test_one_name_for_each_module(path: Path) -> None:
 def test_native_code_knows_neither_torch_nor_python() -> None:
     for path in (ROOT / "csrc").glob("**/*"):
         if path.suffix in (".h", ".cpp", ".cu", ".cuh"):
-            assert not {"torch", "Python.h", "pybind11"} & {line.partition("<")[2].partition("/")[0] for line in _includes(path)}
+            assert not {"torch", "Python.h", "pybind11"} & {
+                line.partition("<")[2].partition("/")[0] for line in _includes(path)
+            }
 
 
 def _includes(path: Path) -> list[str]:

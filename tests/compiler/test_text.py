@@ -11,8 +11,7 @@ from aquatint.compiler.program import Program
 from aquatint.compiler.text import parse, text
 from aquatint.compiler.verify import same_graph, shapes, verify
 from aquatint.passes.recipes import recipe_named
-
-from ..programs import attention_like, context_for, random_programs, token_inputs
+from tests.programs import attention_like, context_for, random_programs, token_inputs
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -20,8 +20,7 @@ from aquatint.passes.lowrank import LowRankBranch
 from aquatint.passes.quantize import Quantize
 from aquatint.passes.recipes import PASSES, PRESETS
 from aquatint.passes.smooth import Smooth
-
-from ..programs import (
+from tests.programs import (
     apply_and_check,
     attention_like,
     context_for,

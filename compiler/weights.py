@@ -1,0 +1,76 @@
+"""The weights of a program by name. One may be derived: stated by what it is made of, and computed when it is read.
+
+So smoothing and splitting a model takes the memory of the vectors and branches alone, never that of a second model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Derived:
+    """base * factor - up down: factor broadcasts to base; up (N, r) and down (r, ...) are in the base's layout."""
+
+    base: Tensor
+    factor: Tensor | None = None
+    up: Tensor | None = None
+    down: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.base.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    def read(self) -> Tensor:
+        """The weight, computed in float32, in the dtype of the base."""
+        value = self.base.float() if self.factor is None else self.base.float() * self.factor.float()
+        if self.up is not None and self.down is not None:
+            value = value - (self.up.float() @ self.down.float().flatten(1)).view_as(value)
+        return value.to(self.base.dtype)
+
+
+class Weights(MutableMapping[str, Tensor]):
+    """Name to tensor; reading computes what is derived and keeps nothing."""
+
+    def __init__(self, stored: Mapping[str, Tensor | Derived] | None = None) -> None:
+        self._stored: dict[str, Tensor | Derived] = dict(stored._stored if isinstance(stored, Weights) else stored or {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return read(self._stored[name])
+
+    def __setitem__(self, name: str, value: Tensor | Derived) -> None:
+        self._stored[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._stored[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def stored(self, name: str) -> Tensor | Derived:
+        """The tensor, or what it is made of."""
+        return self._stored[name]
+
+    def derived(self, name: str) -> Derived:
+        """The weight as something to derive more from."""
+        found = self._stored[name]
+        return found if isinstance(found, Derived) else Derived(found)
+
+
+def read(value: Tensor | Derived) -> Tensor:
+    """The tensor itself, or computed."""
+    return value.read() if isinstance(value, Derived) else value
