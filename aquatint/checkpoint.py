@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -82,14 +81,14 @@ def _open(folder: Path, config_file: Path, files: list[Path]) -> Checkpoint:
     state: dict[str, Tensor] = {}
     for file in files:
         try:
-            state |= load_file(file)
+            state |= {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} is not a safetensors file: {error}") from error
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"{files[0]} does not fit {config_file}: {str(error).splitlines()[1].strip()}") from error
-    model = model.to(torch.float32).eval()
+    model = model.eval()
     scheduler_file = folder.parent / "scheduler" / "scheduler_config.json"
     scheduler = scheduler_from(_read(scheduler_file)) if scheduler_file.is_file() else None
     return Checkpoint(model, scheduler, folder)

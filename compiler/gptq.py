@@ -30,17 +30,17 @@ def gptq(weight: Tensor, gram: Tensor, number: NumberFormat, damping: float = 0.
 
 def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
     """The upper Cholesky factor of the inverse Hessian, with more damping where it is not yet positive definite."""
-    mean = gram.diagonal().mean().clamp(min=1e-12)
-    identity = torch.eye(len(gram), dtype=torch.float64)
+    added = gram.diagonal().double().mean().clamp(min=1e-12) * damping
     hessian = gram.double()
     with single_thread():
-        for attempt in range(8):
-            lower, failed = torch.linalg.cholesky_ex(hessian + identity * mean * damping * 4**attempt)
+        for _ in range(8):
+            hessian.diagonal().add_(added)
+            factor, failed = torch.linalg.cholesky_ex(hessian)
             if not failed:
-                inverse = torch.cholesky_inverse(lower)
-                upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+                factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
             if not failed:
-                return upper.float()
+                return factor.float()
+            added *= 4
     raise ArithmeticError("the inputs' Gram matrix has no Cholesky factor even when damped; are there NaN in the inputs?")
 
 

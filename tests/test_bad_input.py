@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 from pathlib import Path
 
@@ -44,17 +43,6 @@ def artifact(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_refused_and_reported(value: float) -> None:
-    model = nn.Sequential(Small(), Small(), Small())
-    model[1] = Small()
-
-    class Chain(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c, self.d = nn.Linear(8, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 8)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.d(self.a(x) + self.b(self.a(x)).nan_to_num() * 0 + self.c(self.a(x)))
-
     class Twins(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -62,9 +50,9 @@ def test_a_weight_that_is_not_finite_is_refused_and_reported(value: float) -> No
                 nn.Linear(8, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 8),
             )  # fmt: skip
 
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             h = self.enter(x)
-            return self.leave(self.good(h)), self.bad(h)
+            return self.leave(self.good(h) + self.bad(h).nan_to_num(0.0, 0.0, 0.0))
 
     twins = Twins()
     twins.bad.weight.data[3, 4] = value
@@ -72,7 +60,8 @@ def test_a_weight_that_is_not_finite_is_refused_and_reported(value: float) -> No
     rows = {row["name"]: row for row in small.report["sites"]}
     assert rows["good"]["treatment"] is not None
     assert rows["bad"]["treatment"] is None
-    assert rows["bad"]["reason"] in ("refused: its weight holds 1 NaN or Inf", "a last layer (rule @last)")
+    assert rows["bad"]["reason"] == "refused: its weight holds 1 NaN or Inf"
+    assert torch.equal(small.program.weights["bad.weight"].isfinite(), twins.bad.weight.isfinite())
 
 
 def test_nothing_to_compress() -> None:
@@ -149,7 +138,7 @@ def test_calls_that_do_not_fit() -> None:
         small(torch.zeros(2, 5, 9))
     with pytest.raises(InputError, match="missing a required argument"):
         small()
-    with pytest.raises(InputError, match="x is a list|expected a tensor|not given"):
+    with pytest.raises(InputError, match=r"x\.0: not given"):
         small([1.0])
 
 
@@ -251,7 +240,7 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"no \*.safetensors"):
         open_checkpoint(tmp_path)
-    (tmp_path / "model.bin").write_bytes(pickle.dumps({}))
+    (tmp_path / "model.bin").write_bytes(b"\x80\x04}\x94.")
     with pytest.raises(CheckpointError, match="is a pickle"):
         open_checkpoint(tmp_path)
     shutil.move(tmp_path / "model.bin", tmp_path / "model.safetensors")

@@ -41,7 +41,7 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("class-conditional DiT", "fashion-dit", 2.0, 10),
+    Subject("class-conditional DiT", "fashion-dit", 1.5, 10),
     Subject("U-Net", "fashion-unet", 1.0, None),
 )
 
