@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aquatint.compiler.decompose import Problem
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.numerics import reproducible
+from aquatint.compiler.problem import Problem
 from aquatint.passes.lowrank import LowRankBranch
 from aquatint.passes.smooth import Smooth, smoothing
 from benchmarks.records import markdown, write_record

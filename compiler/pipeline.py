@@ -7,14 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor, fx
-
 from aquatint.compiler import statistics
-from aquatint.compiler.decompose import Problem
 from aquatint.compiler.errors import AquatintError, PassError
-from aquatint.compiler.formats import format_named
-from aquatint.compiler.plan import Decision, Group, groups, input_of
-from aquatint.compiler.program import Program, Site
+from aquatint.compiler.plan import Decision, Group, groups
+from aquatint.compiler.program import Program
 from aquatint.compiler.recipe import Pass, spec
 from aquatint.compiler.statistics import Calibration, Statistics
 from aquatint.compiler.verify import verify
@@ -55,35 +51,6 @@ class Context:
         self.progress(what, len(chosen), len(chosen))
 
 
-def problem_of(program: Program, group: Group, seen: Statistics) -> Problem:
-    """The group's weights, stacked, and its sample rows in the formats of its treatment."""
-    import torch
-
-    weight = torch.cat([site.rows(program.weights[site.weight]).float() for site in group.sites])
-    inputs = group.treatment.activations
-    formats = format_named(group.treatment.weights), format_named(inputs) if inputs else None
-    return Problem(seen.rows, weight, *formats, group.treatment.rank)
-
-
-def split_rows(group: Group, stacked: Tensor) -> list[tuple[Site, Tensor]]:
-    """A tensor stacked over the group's outputs, cut back to its sites."""
-    parts = stacked.split([site.outputs for site in group.sites])
-    return list(zip(group.sites, parts, strict=True))
-
-
-def insert_after(program: Program, source: fx.Node) -> Any:
-    """Where a node that reads `source` can be put: behind it, and behind all inputs of the program."""
-    if source.op != "placeholder":
-        return program.graph.inserting_after(source)
-    return program.graph.inserting_after([n for n in program.graph.nodes if n.op == "placeholder"][-1])
-
-
-def weight_node(program: Program, name: str, value: Tensor) -> fx.Node:
-    """A new weight and a node that reads it; the caller says where."""
-    program.weights[name] = value
-    return program.graph.get_attr(name)
-
-
 def run_pass(program: Program, step: Pass, context: Context) -> tuple[Program, Report]:
     """`step` on a copy of `program`, verified. Raises PassError with the pass's name; the program stays as it was."""
     changed = program.copy()
@@ -109,9 +76,3 @@ def run_recipe(program: Program, passes: tuple[Pass, ...], context: Context) -> 
         program, report = run_pass(program, step, context)
         reports.append(report)
     return program, reports
-
-
-__all__ = [
-    "Context", "Group", "Problem", "Report", "Statistics", "input_of", "insert_after", "problem_of", "run_pass",
-    "run_recipe", "split_rows", "weight_node",
-]  # fmt: skip

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import fx
 
-from aquatint.compiler.pipeline import Context, Report, weight_node
+from aquatint.compiler.edit import weight_node
+from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
 from aquatint.runtime import ops
 from aquatint.runtime.ops import name_of, operator_named

@@ -8,10 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from aquatint.compiler.decompose import LowRank, Problem
+from aquatint.compiler.decompose import LowRank
+from aquatint.compiler.edit import insert_after, weight_node
 from aquatint.compiler.numerics import total
-from aquatint.compiler.pipeline import Context, Report, insert_after, problem_of, split_rows, weight_node
+from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.plan import Group
+from aquatint.compiler.problem import Problem, problem_of, split_rows
 from aquatint.compiler.program import Program, Site
 from aquatint.compiler.statistics import convolution_geometry
 from aquatint.runtime.ops import operator_named

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, fx
 
-from aquatint.compiler.decompose import Problem
+from aquatint.compiler.edit import weight_node
 from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.formats import Encoded, NumberFormat, format_named
 from aquatint.compiler.gptq import gptq
 from aquatint.compiler.numerics import total
-from aquatint.compiler.pipeline import Context, Report, problem_of, split_rows, weight_node
+from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.plan import Group
+from aquatint.compiler.problem import Problem, problem_of, split_rows
 from aquatint.compiler.program import Program, Site
 from aquatint.compiler.statistics import Statistics, convolution_geometry
 from aquatint.runtime.ops import operator_named

@@ -8,17 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aquatint.compiler.decompose import Problem
+from aquatint.compiler.edit import insert_after, weight_node
 from aquatint.compiler.errors import RecipeError
-from aquatint.compiler.pipeline import (
-    Context,
-    Report,
-    input_of,
-    insert_after,
-    problem_of,
-    weight_node,
-)
-from aquatint.compiler.plan import Group
+from aquatint.compiler.pipeline import Context, Report
+from aquatint.compiler.plan import Group, input_of
+from aquatint.compiler.problem import Problem, problem_of
 from aquatint.compiler.program import Program
 from aquatint.compiler.weights import Derived
 from aquatint.runtime.ops import operator_named

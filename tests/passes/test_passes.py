@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aquatint.compiler.decompose import Problem
 from aquatint.compiler.errors import PassError, RecipeError
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.pipeline import run_pass, run_recipe
+from aquatint.compiler.problem import Problem
 from aquatint.compiler.program import Program
 from aquatint.compiler.recipe import Pass, Treatment, parse_spec, spec
 from aquatint.compiler.text import text
