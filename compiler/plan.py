@@ -91,6 +91,7 @@ def roles_of(program: Program, ranks: dict[str, int]) -> dict[str, frozenset[str
     last        nothing compressible lies behind it
     embedding   sees one row a sample and feeds another such site: time, label and pooled-text embeddings
     modulation  sees one row a sample and feeds the image: adaLN and time projections
+    convolution its kernel covers more than one pixel
     """
     nodes = {node: site for site in program.sites for node in program.users_of(site.weight)}
     before: set[fx.Node] = set()
@@ -112,6 +113,7 @@ def roles_of(program: Program, ranks: dict[str, int]) -> dict[str, frozenset[str
             "last": node not in behind,
             "embedding": feeds_single,
             "modulation": single and not feeds_single,
+            "convolution": site.taps > 1,
         }
         roles[site.name] = frozenset(role for role, holds in found.items() if holds)
     return roles

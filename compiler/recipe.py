@@ -44,8 +44,8 @@ class Treatment:
 class Rule:
     """Which sites (`match`) get which treatment; None keeps a site as it is.
 
-    match     a glob over site names ("blocks.*.to_q"); a role that the dataflow shows ("@first", "@last", "@embedding",
-              "@modulation"); or a function of the Site
+    match     a glob over site names ("blocks.*.to_q"); a role that the dataflow shows, as `plan.roles_of` finds it
+              ("@first", "@last", "@embedding", "@modulation", "@convolution"); or a function of the Site
     optional  a rule that is not optional must match something
     """
 

@@ -105,8 +105,12 @@ def learning_rate(run: Run, step: int) -> float:
     return run.rate * min(1.0, (step + 1) / 200) * (0.01 + 0.99 * cosine)
 
 
-def train(run: Run, images: Tensor, labels: Tensor, state_file: Path) -> nn.Module:
-    """Train to `run.steps`, from `state_file` if it is there, and return the averaged (EMA) model on the CPU."""
+def train(run: Run, images: Tensor, labels: Tensor, state_file: Path, until: int | None = None) -> nn.Module:
+    """Train to `run.steps`, from `state_file` if it is there, and return the averaged (EMA) model on the CPU.
+
+    `until` breaks off at an earlier step, as an interruption would, with the state saved.
+    """
+    last = min(until or run.steps, run.steps)
     torch.manual_seed(run.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build(run.name).to(device).train()
@@ -123,7 +127,7 @@ def train(run: Run, images: Tensor, labels: Tensor, state_file: Path) -> nn.Modu
     with Progress(*columns) as progress:
         task = progress.add_task(run.name, total=run.steps, completed=step)
         running = math.nan
-        while step < run.steps:
+        while step < last:
             random = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
             chosen = torch.randint(0, len(images), (run.batch,), generator=random)
             loss = loss_of(model, images[chosen], labels[chosen], random)
@@ -139,7 +143,7 @@ def train(run: Run, images: Tensor, labels: Tensor, state_file: Path) -> nn.Modu
                 average[name].lerp_(value, 1 - decay) if value.is_floating_point() else average[name].copy_(value)
             running = loss.item() if math.isnan(running) else 0.98 * running + 0.02 * loss.item()
             progress.update(task, completed=step, description=f"{run.name} loss {running:.4f}")
-            if step % 100 == 0 or step == run.steps:
+            if step % 100 == 0 or step == last:
                 save_state(state_file, model, optimizer, average, step)
                 print(f"{run.name} step {step} loss {running:.4f}", flush=True)
     model.load_state_dict(average)

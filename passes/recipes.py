@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.recipe import Pass, Recipe, Rule, Treatment
 from aquatint.passes.canonicalize import Canonicalize
@@ -22,10 +24,16 @@ SVDQUANT: tuple[Pass, ...] = (
 WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Fuse())
 
 
+CONVOLUTION = "a k x k convolution: its branch reads every tap in 16 bits, so it gets a quarter of the rank"
+
+
 def default_rules(treatment: Treatment, modulation: Treatment) -> tuple[Rule, ...]:
     """Everything gets `treatment`, but for the sites whose role in the dataflow says otherwise."""
+    thin = replace(treatment, rank=treatment.rank // 4)
+    branch = (Rule("@convolution", thin, CONVOLUTION, optional=True),) if treatment.rank else ()
     return (
         Rule("*", treatment),
+        *branch,
         Rule(
             "@modulation", modulation, "one row a sample: a product with nothing to gain from quantized inputs", optional=True
         ),

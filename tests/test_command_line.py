@@ -32,7 +32,7 @@ def test_compile_inspect_run_bench(folder: Path, tmp_path: Path, capsys: pytest.
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["sampler"]["num_train_timesteps"] == 100
     assert "<svg" in (out / "report.html").read_text()
-    assert main(["inspect", str(out), "--program"]) == 0
+    assert main(["inspect", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "conv_in" in shown
     assert "aquatint::quantize" in shown

@@ -1,4 +1,4 @@
-"""Show an artifact: its sites and why each was treated as it was; with --program also the program's text."""
+"""Show an artifact: its program, its sites, and why each was treated as it was."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("--program", action="store_true", help="print the program as well")
+    parser.add_argument("--sites", action="store_true", help="leave the program's text out")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -20,6 +20,8 @@ def run(options: argparse.Namespace) -> None:
     from aquatint.compiler.text import text
 
     found = artifact.load(options.artifact)
+    if not options.sites:
+        print(text(found.program))
     report = found.report
     sizes = report["bytes"]
     console.print(f"[bold]{found.program.name}[/], recipe {report['recipe']}: ", end="")
@@ -39,8 +41,6 @@ def run(options: argparse.Namespace) -> None:
         saved = f"{row['bytes before']:,} -> {row['bytes after']:,}"
         table.add_row(row["name"], shape, row["treatment"] or "kept", row["reason"], *figures, smoothing, saved, style=style)
     console.print(table)
-    if options.program:
-        print(text(found.program))
 
 
 def _decibel(value: float | None) -> str:
