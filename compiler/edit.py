@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from aquatint.compiler.errors import PassError
 from aquatint.compiler.program import Program
 
 
@@ -16,7 +17,14 @@ def insert_after(program: Program, source: fx.Node) -> Any:
     return program.graph.inserting_after([n for n in program.graph.nodes if n.op == "placeholder"][-1])
 
 
-def weight_node(program: Program, name: str, value: Tensor) -> fx.Node:
-    """A new weight and a node that reads it; the caller says where."""
+def new_weight(program: Program, name: str, value: Tensor) -> fx.Node:
+    """A weight that was not there, and a node that reads it; the caller says where. Raises PassError."""
+    if name in program.weights:
+        raise PassError(f"the model has a parameter called {name}, the name that this pass needs: rename it")
+    return changed_weight(program, name, value)
+
+
+def changed_weight(program: Program, name: str, value: Tensor) -> fx.Node:
+    """A weight in another shape under its own name, and a node that reads it."""
     program.weights[name] = value
     return program.graph.get_attr(name)

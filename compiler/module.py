@@ -91,6 +91,10 @@ class CompressedModule(nn.Module):
         """The same program on another target."""
         return CompressedModule(self.program, target, self.recipe, self.report)
 
+    def without_kernel(self) -> list[str]:
+        """The quantized operators that the target has no kernel for: they run by their meaning, slowly."""
+        return self._execution.without_kernel()
+
     def nbytes(self) -> int:
         """Bytes of the weights, as the artifact stores them."""
         return self.program.nbytes()

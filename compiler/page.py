@@ -77,7 +77,7 @@ def _facts(report: Mapping[str, Any], treated: list[Mapping[str, Any]]) -> str:
     before, after = report["bytes"]["before"], report["bytes"]["after"]
     errors = sorted(row["error"] for row in treated if "error" in row)
     facts = [
-        (f"{before / after:.2f}×", f"smaller: {megabytes(before)} → {megabytes(after)}"),
+        (f"{before / after:.2f}×", f"smaller as stored: {megabytes(before)} → {megabytes(after)}"),
         (f"{len(treated)} / {len(report['sites'])}", "sites compressed"),
     ]
     if errors:

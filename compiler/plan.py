@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -61,7 +61,12 @@ def _decision(program: Program, site: Site, roles: frozenset[str], recipe: Recip
         return Decision(None, why)
     if reason := _refusal(program, site, rule.treatment):
         return Decision(None, f"refused: {reason}")
-    return Decision(rule.treatment, why if rule.reason else f"rule {rule}")
+    reason = why if rule.reason else f"rule {rule}"
+    most = min(site.outputs, site.taps * site.width) // 4
+    if rule.treatment.rank <= most:
+        return Decision(rule.treatment, reason)
+    # Beyond a quarter of the smaller side the branch is larger than the 4-bit weight that it helps.
+    return Decision(replace(rule.treatment, rank=most), f"{reason}; rank capped at a quarter of the smaller side")
 
 
 def _refusal(program: Program, site: Site, treatment: Treatment) -> str | None:

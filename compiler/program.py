@@ -144,6 +144,11 @@ class Execution:
         known = fx.map_arg((node.args, node.kwargs), lambda n: read(self.weights[n]) if n in self.weights else Slot)
         return lower(ops.name_of(node.target) or "", *known)  # type: ignore[misc]
 
+    def without_kernel(self) -> list[str]:
+        """Our operators that run by their meaning here, a name for each node."""
+        ours = [n for n in self.nodes if isinstance(n.target, ops.Operator)]
+        return [ops.name_of(n.target) or "" for n in ours if n not in self._kernels]
+
     def _last_reads(self) -> dict[fx.Node, list[fx.Node]]:
         last = {used: node for node in self.nodes for used in node.all_input_nodes if used not in self.weights}
         freed: dict[fx.Node, list[fx.Node]] = {}

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from aquatint.compiler.edit import weight_node
+from aquatint.compiler.edit import changed_weight
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
 from aquatint.runtime import ops
@@ -85,7 +85,7 @@ def _take_down(program: Program, node: fx.Node) -> bool:
     assert isinstance(weight, fx.Node)
     matrix = program.weights[str(weight.target)]
     with program.graph.inserting_before(node):
-        new_weight = weight_node(program, str(weight.target), matrix.flatten(1))
+        new_weight = changed_weight(program, str(weight.target), matrix.flatten(1))
         new = program.graph.call_function(operator_named("aquatint::quantize"), (_source(node), None, new_weight), node.kwargs)
         h = program.graph.call_function(operator_named(ITEM), (new, 2))
     node.replace_all_uses_with(new)
@@ -139,10 +139,13 @@ def _take_smooth(program: Program, node: fx.Node) -> bool:
     if not _is(smoothed, "aten::mul.Tensor") or len(smoothed.users) != 1:
         return False
     vector = smoothed.args[1]
-    if not isinstance(vector, fx.Node) or vector.op != "get_attr" or not str(vector.target).endswith(".smooth"):
+    if not isinstance(vector, fx.Node) or vector.op != "get_attr":
+        return False
+    shape = program.weights[str(vector.target)].shape
+    if shape[1:].numel() != 1:  # (K,) over tokens, (C, 1, 1) over an image: one factor a channel
         return False
     with program.graph.inserting_before(node):
-        flat = weight_node(program, str(vector.target), program.weights[str(vector.target)].flatten())
+        flat = changed_weight(program, str(vector.target), program.weights[str(vector.target)].flatten())
     node.args = (smoothed.args[0], flat, *node.args[2:])
     return True
 
@@ -158,7 +161,7 @@ def _take_up(program: Program, node: fx.Node) -> bool:
     if not (_is(h, ITEM) and _is(h.args[0], "aquatint::quantize") and isinstance(weight, fx.Node)):  # type: ignore[union-attr]
         return False
     with program.graph.inserting_before(gemm):
-        flat = weight_node(program, str(weight.target), program.weights[str(weight.target)].flatten(1))
+        flat = changed_weight(program, str(weight.target), program.weights[str(weight.target)].flatten(1))
     gemm.args = (*gemm.args[:5], h, flat)
     node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
     return True

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, fx
 
-from aquatint.compiler.edit import weight_node
+from aquatint.compiler.edit import new_weight
 from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.formats import Encoded, NumberFormat, format_named
 from aquatint.compiler.gptq import gptq
@@ -90,8 +90,8 @@ def _apply(program: Program, site: Site, group: Group, encoded: Encoded) -> None
     call = program.graph.call_function
     with program.graph.inserting_before(node):
         stored = (
-            weight_node(program, f"{site.name}.codes", codes),
-            weight_node(program, f"{site.name}.scales", scales),
+            new_weight(program, f"{site.name}.codes", codes),
+            new_weight(program, f"{site.name}.scales", scales),
         )
         if group.treatment.activations is None:
             node.update_arg(1, _dequantized(program, stored, group.treatment.weights, weight))

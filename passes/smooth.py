@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aquatint.compiler.edit import insert_after, weight_node
+from aquatint.compiler.edit import insert_after, new_weight
 from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.plan import Group, input_of
@@ -93,7 +93,7 @@ def _apply(program: Program, group: Group, scale: Tensor) -> None:
     inverse = scale.reciprocal().bfloat16().to(dtype)
     shape = (-1,) if group.sites[0].kind == "linear" else (-1, 1, 1)
     with insert_after(program, group.source):
-        vector = weight_node(program, f"{group.name}.smooth", inverse.reshape(shape))
+        vector = new_weight(program, f"{group.name}.smooth", inverse.reshape(shape))
     with program.graph.inserting_after(vector):
         smoothed = program.graph.call_function(operator_named("aten::mul.Tensor"), (group.source, vector))
     for site in group.sites:

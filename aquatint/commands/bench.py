@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,11 @@ def run(options: argparse.Namespace) -> None:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    contenders: dict[str, Callable[..., Any]] = {
-        "aquatint cpu": load(options.artifact, "cpu"),
-        "aquatint reference": load(options.artifact, "reference"),
-    }
+    small, reference = load(options.artifact, "cpu"), load(options.artifact, "reference")
+    contenders: dict[str, Callable[..., Any]] = {"aquatint cpu": small, "aquatint reference": reference}
     if options.model:
         contenders = {"torch fp32": open_checkpoint(options.model).model, **contenders}
-    program = load(options.artifact, "reference").program
+    program = small.program
     parameters = {p.name: False for p in program.interface.parameters}
     drawn = drawn_inputs(program.name, program.config, parameters, 0)
     inputs = {k: v[: options.batch] for k, v in drawn.items()}
@@ -51,6 +50,9 @@ def run(options: argparse.Namespace) -> None:
         median = statistics.median(seconds)
         table.add_row(name, f"{median * 1e3:.2f}", f"{low * 1e3:.2f} - {high * 1e3:.2f}", f"{baseline / median:.2f}x")
     console.print(table)
+    slow = Counter(small.without_kernel())
+    listed = ", ".join(f"{count} {name}" for name, count in slow.items()) or "none"
+    console.print(f"operators without a compiled kernel, run by their meaning: {listed}")
 
 
 def interleaved(contenders: dict[str, Callable[[], Any]], repeat: int) -> dict[str, list[float]]:

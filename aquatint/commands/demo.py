@@ -100,13 +100,14 @@ def _show(subject: Subject, options: argparse.Namespace, space: FeatureSpace) ->
     times = interleaved({r.variant: _step(subject, r.model) for r in results}, 15)
     rows = [_row(r, results[0], statistics.median(times[r.variant]), space) for r in results]
     title = f"{subject.name}: {options.count} images, {options.steps} steps, same seeds"
-    table = Terminal(title=title, title_justify="left", box=None, header_style="bold")
+    table = Terminal(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0))
     for i, name in enumerate(HEADER):
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(f"[dim]{processor()}; time of one step at batch {TIMED_BATCH}, median of 15, interleaved[/]")
+    console.print(f"[dim]ms/step: batch {TIMED_BATCH}, median of 15, interleaved, {processor()}")
+    console.print("distance: mean absolute pixel difference to fp32, of 255; Fréchet: to real images, of 32 features[/]")
     pictures = [Picture(r.variant, _png(r.images)) for r in results]
     _save_sheet(results, options.output / f"{subject.folder}.png")
     small: Any = next(r.model for r in results if r.variant == KEPT)
@@ -118,7 +119,7 @@ def _show(subject: Subject, options: argparse.Namespace, space: FeatureSpace) ->
     console.print(_reloaded(subject, path, small, checkpoint.scheduler, options) + "\n")
 
 
-HEADER = ("variant", "MB", "smaller", "compile s", "ms/step", "PSNR dB", "pixel distance", "Fréchet")
+HEADER = ("variant", "MB", "smaller", "compile s", "ms/step", "PSNR dB", "distance", "Fréchet")
 TIMED_BATCH = 4
 
 
