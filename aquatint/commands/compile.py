@@ -40,5 +40,6 @@ def run(options: argparse.Namespace) -> None:
     console.print(
         f"{options.output}: {megabytes(sizes['before'])} -> {megabytes(sizes['after'])} "
         f"({sizes['before'] / sizes['after']:.2f}x smaller), {treated} of {len(small.report['sites'])} sites, "
-        f"{time.perf_counter() - began:.1f} s. See {options.output}/report.html"
+        f"{time.perf_counter() - began:.1f} s. See {options.output}/report.html",
+        markup=False,
     )

@@ -106,8 +106,8 @@ def _show(subject: Subject, options: argparse.Namespace, space: FeatureSpace) ->
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(f"[dim]ms/step: batch {TIMED_BATCH}, median of 15, interleaved, {processor()}")
-    console.print("distance: mean absolute pixel difference to fp32, of 255; Fréchet: to real images, of 32 features[/]")
+    console.print(f"ms/step: batch {TIMED_BATCH}, median of 15, interleaved, {processor()}", style="dim")
+    console.print("distance: mean absolute pixel difference to fp32, of 255; Fréchet: to real images", style="dim")
     pictures = [Picture(r.variant, _png(r.images)) for r in results]
     _save_sheet(results, options.output / f"{subject.folder}.png")
     small: Any = next(r.model for r in results if r.variant == KEPT)
@@ -115,7 +115,7 @@ def _show(subject: Subject, options: argparse.Namespace, space: FeatureSpace) ->
     html.write_text(page(small.report, pictures, [Table(title, HEADER, rows)]))
     path = options.output / f"{subject.folder}.aq"
     small.save(path)
-    console.print(f"{options.output / subject.folder}.png, {html}, {path}")
+    console.print(f"{options.output / subject.folder}.png, {html}, {path}", markup=False)
     console.print(_reloaded(subject, path, small, checkpoint.scheduler, options) + "\n")
 
 

@@ -46,4 +46,4 @@ def run(options: argparse.Namespace) -> None:
         save_file({"images": images.contiguous()}, options.output)
     else:
         grid(images, columns=min(8, options.count)).save(options.output)
-    console.print(f"{options.output}: {options.count} images, {options.steps} steps, seed {options.seed}")
+    console.print(f"{options.output}: {options.count} images, {options.steps} steps, seed {options.seed}", markup=False)
