@@ -30,18 +30,25 @@ def gptq(weight: Tensor, gram: Tensor, number: NumberFormat, damping: float = 0.
 
 def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
     """The upper Cholesky factor of the inverse Hessian, with more damping where it is not yet positive definite."""
-    added = gram.diagonal().double().mean().clamp(min=1e-12) * damping
-    hessian = gram.double()
+    mean = gram.diagonal().double().mean().clamp(min=1e-12)
     with single_thread():
-        for _ in range(8):
-            hessian.diagonal().add_(added)
-            factor, failed = torch.linalg.cholesky_ex(hessian)
-            if not failed:
-                factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
-            if not failed:
-                return factor.float()
-            added *= 4
+        for attempt in range(8):
+            factor = _try_inverse_factor(gram, mean * damping * 4**attempt)
+            if factor is not None:
+                return factor
     raise ArithmeticError("the inputs' Gram matrix has no Cholesky factor even when damped; are there NaN in the inputs?")
+
+
+def _try_inverse_factor(gram: Tensor, added: Tensor) -> Tensor | None:
+    """None where a factorization fails. Each K x K matrix makes room for the next: they are the peak of a compression."""
+    work = gram.double()
+    work.diagonal().add_(added)
+    work, failed = torch.linalg.cholesky_ex(work)
+    if failed:
+        return None
+    work = torch.cholesky_inverse(work)
+    work, failed = torch.linalg.cholesky_ex(work, upper=True)
+    return None if failed else work.float()
 
 
 def _rounded(weight: Tensor, scales: Tensor, factor: Tensor, number: NumberFormat) -> Tensor:

@@ -26,7 +26,7 @@ KEPT = "svdq-w4a8-r32"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("build/demo"), help="default: %(default)s")
     parser.add_argument("--models", type=Path, default=MODELS, help="the folder with fashion-dit and fashion-unet")
-    parser.add_argument("--count", type=int, default=128, help="images for the figures (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=96, help="images for the figures (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=10, help="denoising steps (default: %(default)s)")
 
 
