@@ -89,8 +89,9 @@ def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str
         if not isinstance(value, (bool, int, float, str, type(None))):
             raise CaptureError(f"argument {path} is a {type(value).__name__}; a program takes tensors and plain constants")
     graph, weights, shapes = _converted(exported)
+    batch = next((shape[0] for shape in shapes if len(shape) > 1), None)
     inputs = tuple(
-        InputSpec(path, str(t.dtype).removeprefix("torch."), shape, path in vectors)
+        InputSpec(path, str(t.dtype).removeprefix("torch."), shape, path in vectors or shape == (batch,))
         for (path, t), shape in zip(tensors.items(), shapes, strict=True)
     )
     interface = Interface(parameters, inputs, tuple(constants), flat.output)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from aquatint.compiler.interface import Interface
@@ -138,6 +139,7 @@ class Execution:
         self.results: list[fx.Node] = list(program.graph.output_node().args[0])  # type: ignore[arg-type]
         self.weights = {n: program.weights.stored(str(n.target)) for n in program.graph.nodes if n.op == "get_attr"}
         self._kernels = {n: k for n in self.nodes if lower and (k := self._lowered(n, lower))}
+        self._pointwise = {n for n in self.nodes if self._is_pointwise(n)}
         self._freed = self._last_reads()
 
     def _lowered(self, node: fx.Node, lower: Lower) -> Callable[..., Any] | None:
@@ -174,9 +176,25 @@ class Execution:
     def step(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if kernel := self._kernels.get(node):
             return kernel(*(values[n] for n in argument_nodes(node) if n not in self.weights))
+        if node in self._pointwise:
+            return self._pixel_product(node, values)
         value_of = lambda n: values[n] if n in values else read(self.weights[n])  # noqa: E731
         args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
         return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _is_pointwise(self, node: fx.Node) -> bool:
+        """Is this a convolution by a weight of the program that reads each pixel once?"""
+        if node.target is not torch.ops.aten.conv2d.default or node.kwargs or node.args[1] not in self.weights:
+            return False
+        plain = ([1, 1], [0, 0], [1, 1], 1)  # stride, padding, dilation, groups
+        alike = all(given == usual for given, usual in zip(node.args[3:], plain, strict=False))
+        return alike and self.weights[node.args[1]].shape[2:] == (1, 1)  # type: ignore[index]
+
+    def _pixel_product(self, node: fx.Node, values: dict[fx.Node, Any]) -> Tensor:
+        """A 1 x 1 convolution as a product over pixels: as a convolution its sum is split by the number of threads."""
+        given = (values[n] if n in values else read(self.weights[n]) for n in argument_nodes(node))
+        x, weight, bias = (*given, None)[:3]
+        return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1).contiguous()
 
 
 def argument_nodes(node: fx.Node) -> list[fx.Node]:

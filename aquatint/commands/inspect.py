@@ -30,17 +30,22 @@ def run(options: argparse.Namespace) -> None:
         console.print(f"  {step}", highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("site", "shape", "treatment", "why"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", min_width=8)
     for name in ("error", "SQNR dB", "α, β", "bytes"):
         table.add_column(name, justify="right", no_wrap=True)
+    reasons = {reason: f"({i})" for i, reason in enumerate(dict.fromkeys(row["reason"] for row in report["sites"]), 1)}
     for row in report["sites"]:
         shape = "x".join(map(str, row["shape"]))
         figures = [f"{row['error']:.4f}", _decibel(row["sqnr"])] if "error" in row else ["", ""]
         smoothing = f"{row['alpha']:.2f}, {row['beta']:.2f}" if "alpha" in row else ""
         style = None if row["treatment"] else "dim"
         saved = f"{row['bytes before']:,} -> {row['bytes after']:,}"
-        table.add_row(row["name"], shape, row["treatment"] or "kept", row["reason"], *figures, smoothing, saved, style=style)
+        table.add_row(
+            row["name"], shape, row["treatment"] or "kept", reasons[row["reason"]], *figures, smoothing, saved, style=style
+        )
     console.print(table)
+    for reason, number in reasons.items():
+        console.print(f"{number} {reason}", markup=False, highlight=False)
 
 
 def _decibel(value: float | None) -> str:
