@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,7 @@ def _compress(
     if not recorder.examples:
         raise CalibrationError("calibration never called the model: `calibrate` must run it at least once")
     progress("capture", 0, 1)
-    sampler_config = dict(sampler.config) if hasattr(sampler, "config") else None
-    program = capture(model, recorder.examples[0], type(model).__name__, _plain(sampler_config))
+    program = capture(model, recorder.examples[0], type(model).__name__, _sampler_config(sampler))
     program, report = compress(program, recipe, calibration_for(program, recorder.examples, seed), progress)
     return CompressedModule(program, target_named(target), recipe.to_json(), report)
 
@@ -122,8 +121,10 @@ def load(path: str | Path, target: str = "cpu") -> CompressedModule:
         raise ArtifactError(str(error)) from None
 
 
-def _plain(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if config is None:
+def _sampler_config(sampler: Any) -> dict[str, Any] | None:
+    """What `sampling.scheduler_from` builds the same scheduler from; diffusers leaves the class out until it is saved."""
+    if not hasattr(sampler, "config"):
         return None
     kinds = (bool, int, float, str, list, dict, type(None))
-    return {k: v for k, v in config.items() if isinstance(v, kinds) and not k.startswith("_use_default")}
+    plain = {k: v for k, v in sampler.config.items() if isinstance(v, kinds) and not k.startswith("_use_default")}
+    return {**plain, "_class_name": type(sampler).__name__}
