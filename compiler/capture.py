@@ -186,7 +186,7 @@ def _first_line(error: Exception) -> str:
 def _user_line(error: Exception) -> str:
     """The innermost line of the model itself: from torch's own note in the message, else from the trace."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if f"{'/'}torch{'/'}" not in f.filename and not f.filename.endswith("compiler/capture.py")]
+    ours = [f for f in frames if "/torch/" not in f.filename and not f.filename.endswith("compiler/capture.py")]
     if ours:
         return f"{ours[-1].filename}:{ours[-1].lineno} in {ours[-1].name}: {ours[-1].line}"
     found = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', str(error))

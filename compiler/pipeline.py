@@ -21,11 +21,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What one pass did: figures by site, and what it left alone with the reason."""
+    """What one pass did: figures by site; what is left alone, and why, is in the decisions."""
 
     step: str
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    refusals: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
 
