@@ -2,8 +2,10 @@
 
     python -m benchmarks.compression_memory
 
-Each depth runs in its own process. `block statistics` is what one block's groups need at once in the widest case: sample
-rows, the Gram matrix and, for GPTQ, its inverse factor in float64. `result` is what the compressed weights take.
+Each depth runs in its own process, after a model as deep but one head wide went the same way: what the libraries keep for a
+graph of that size is not counted. `block statistics` is what the widest group needs at once: sample rows, the Gram matrix and
+its inverse factor (one in float64, one in float32), and the copies of the group's weight that GPTQ works on. `result` is what
+the compressed weights take.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ def measure(depth: int) -> dict[str, float]:
         num_attention_heads=WIDTH // 64, attention_head_dim=64, in_channels=4, out_channels=4, num_layers=depth, sample_size=16
     ).eval()
     call = torch.randn(2, 4, 16, 16), torch.tensor([5, 9]), torch.tensor([1, 2])
-    warm = DiTTransformer2DModel(num_attention_heads=1, attention_head_dim=64, num_layers=1, in_channels=4, sample_size=16)
-    optimize(warm.eval(), "svdq-w4a4-r32", lambda m: m(*call))  # what the libraries load once
+    warm = DiTTransformer2DModel(num_attention_heads=1, attention_head_dim=64, num_layers=depth, in_channels=4, sample_size=16)
+    optimize(warm.eval(), "svdq-w4a4-r32", lambda m: m(*call))
+    del warm
     before = _resident()
     small = optimize(model, "svdq-w4a4-r32", lambda m: m(*call))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -53,7 +56,7 @@ def main() -> None:
         print(json.dumps(measure(options.depth)))
         return
     inner = 4 * WIDTH
-    statistics = (512 * inner * 4 * 4 + inner * inner * (4 + 4 + 8 + 8 + 8)) / 1e6
+    statistics = (4 * 512 * inner * 4 + inner * inner * (4 + 8 + 4) + 6 * WIDTH * inner * 4) / 1e6
     rows = []
     for depth in (2, 4):
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.compression_memory", "--depth", str(depth)]

@@ -22,33 +22,38 @@ def gptq(weight: Tensor, gram: Tensor, number: NumberFormat, damping: float = 0.
     scales = number.read_scales(stored).repeat_interleave(number.group or width, -1).flatten(1)
     columns = weight.flatten(1)
     order = gram.diagonal().argsort(descending=True, stable=True)
-    rounded = _rounded(columns[:, order], scales[:, order], _inverse_factor(gram[order][:, order], damping), number)
+    rounded = _rounded(columns[:, order], scales[:, order], _inverse_factor(gram, order, damping), number)
     restored = torch.empty_like(columns)
     restored[:, order] = rounded
     return number.encode_with(restored.view_as(weight), stored)
 
 
-def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
-    """The upper Cholesky factor of the inverse Hessian, with more damping where it is not yet positive definite."""
+def _inverse_factor(gram: Tensor, order: Tensor, damping: float) -> Tensor:
+    """The upper Cholesky factor of the inverse Hessian, its rows and columns in `order`, with more damping where it is not
+    yet positive definite."""
     mean = gram.diagonal().double().mean().clamp(min=1e-12)
     with single_thread():
         for attempt in range(8):
-            factor = _try_inverse_factor(gram, mean * damping * 4**attempt)
+            factor = _try_inverse_factor(gram, order, mean * damping * 4**attempt)
             if factor is not None:
                 return factor
     raise ArithmeticError("the inputs' Gram matrix has no Cholesky factor even when damped; are there NaN in the inputs?")
 
 
-def _try_inverse_factor(gram: Tensor, added: Tensor) -> Tensor | None:
-    """None where a factorization fails. Each K x K matrix makes room for the next: they are the peak of a compression."""
-    work = gram.double()
+def _try_inverse_factor(gram: Tensor, order: Tensor, added: Tensor) -> Tensor | None:
+    """None where a factorization fails. One K x K matrix of float64, worked on in place: it is the peak of a compression."""
+    work = torch.empty(gram.shape, dtype=torch.float64).T  # column by column, as LAPACK wants it
+    for rows in torch.arange(len(order)).split(BLOCK):
+        work[rows] = gram[order[rows]][:, order].double()
     work.diagonal().add_(added)
-    work, failed = torch.linalg.cholesky_ex(work)
+    failed = torch.empty((), dtype=torch.int32)
+    torch.linalg.cholesky_ex(work, out=(work, failed))
     if failed:
         return None
-    work = torch.cholesky_inverse(work)
-    work, failed = torch.linalg.cholesky_ex(work, upper=True)
-    return None if failed else work.float()
+    torch.cholesky_inverse(work, out=work)
+    torch.linalg.cholesky_ex(work, upper=True, out=(work, failed))
+    work = work.float()  # before it is turned: three matrices at once would be the peak
+    return None if failed else work.contiguous()
 
 
 def _rounded(weight: Tensor, scales: Tensor, factor: Tensor, number: NumberFormat) -> Tensor:

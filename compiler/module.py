@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from aquatint.compiler.errors import InputError
-from aquatint.compiler.program import Execution, Program
+from aquatint.compiler.execution import Execution
+from aquatint.compiler.program import Program
 from aquatint.compiler.text import text
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _MKL_STRICT = 0x10000  # MKL_CBWR_STRICT: products do not depend on the number of threads
+_MKL_AUTO = 2  # where the processor is of another maker, MKL refuses its own branches by name
 _MKL_BRANCHES = {"AVX512": 12, "AVX2": 10, "DEFAULT": 10, "NO AVX": 8}
 
 
@@ -27,7 +28,7 @@ def reproducible() -> bool:
     except (OSError, AttributeError):
         return False
     branch = _MKL_BRANCHES.get(torch.backends.cpu.get_cpu_capability().upper(), 10)
-    return set_mode(branch | _MKL_STRICT, 0) == 0
+    return any(set_mode(choice | _MKL_STRICT, 0) == 0 for choice in (branch, _MKL_AUTO))
 
 
 @contextmanager

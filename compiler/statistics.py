@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from aquatint.compiler.errors import CalibrationError
+from aquatint.compiler.execution import Execution
 from aquatint.compiler.plan import Group
-from aquatint.compiler.program import Execution, Program
+from aquatint.compiler.program import Program
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ def _gather(group: Group, node: fx.Node, inputs: list[Tensor], seed: int, rows: 
         sample.append(picked[:share])
         if total is not None:
             flat = picked.flatten(1)
-            total += flat.T @ flat
+            total.addmm_(flat.T, flat)
             count += len(flat)
-    return Statistics(torch.cat(sample), largest, None if total is None else total / count)
+    return Statistics(torch.cat(sample), largest, None if total is None else total.div_(count))
 
 
 def _rows(

@@ -9,7 +9,8 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aquatint.compiler.errors import VerifyError
-from aquatint.compiler.program import Execution, Program
+from aquatint.compiler.execution import Execution
+from aquatint.compiler.program import Program
 from aquatint.compiler.text import parse, plain, text
 from aquatint.compiler.weights import Weights
 from aquatint.runtime import ops

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aquatint.compiler.execution import Slot
 from aquatint.compiler.formats import FORMATS
-from aquatint.compiler.program import Slot
 from aquatint.runtime import ops, target_named
 from aquatint.runtime.cpu import Cpu
 from aquatint.runtime.native import KERNEL_SETS, kernel_set

@@ -1,0 +1,140 @@
+"""A program made ready to run: a flat list of steps, with each value freed after its last reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from aquatint.compiler.numerics import single_thread
+from aquatint.compiler.weights import read
+from aquatint.runtime import ops
+
+if TYPE_CHECKING:
+    from aquatint.compiler.program import Program
+
+Lower = Callable[[str, tuple[Any, ...], dict[str, Any]], Callable[..., Any] | None]
+Values = dict[fx.Node, Any]
+Step = Callable[[Values], Any]
+
+SMALL_PRODUCT = 4096  # outputs; how a BLAS splits so few over threads shows in their last digits
+
+
+class Slot:
+    """In the arguments of a call that is being lowered: a value that is known only at run time."""
+
+
+class Execution:
+    """`lower(name, args, kwargs)` may return a kernel for a call whose arguments are known but for `Slot`s; the kernel
+    gets the values of these, in order. None leaves the call to the operator's meaning.
+    """
+
+    def __init__(self, program: Program, lower: Lower | None = None) -> None:
+        self.nodes = [n for n in program.graph.nodes if n.op == "call_function"]
+        self.inputs = [n for n in program.graph.nodes if n.op == "placeholder"]
+        self.results: list[fx.Node] = list(program.graph.output_node().args[0])  # type: ignore[arg-type]
+        self.weights = {n: program.weights.stored(str(n.target)) for n in program.graph.nodes if n.op == "get_attr"}
+        self._kernels = {n: k for n in self.nodes if lower and (k := self._lowered(n, lower))}
+        self._steps = {n: self._step(n) for n in self.nodes}
+        self._freed = self._last_reads()
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        values: Values = dict(zip(self.inputs, inputs, strict=True))
+        for _ in self.advance(values):
+            pass
+        return [values[n] if n in values else read(self.weights[n]) for n in self.results]
+
+    def advance(self, values: Values) -> Iterator[fx.Node]:
+        """Run step by step; yields each node before it runs, when its inputs are in `values`."""
+        for node in self.nodes:
+            yield node
+            values[node] = self.step(node, values)
+            for used in self._freed.get(node, ()):
+                del values[used]
+
+    def step(self, node: fx.Node, values: Values) -> Any:
+        """The value of `node`, whose inputs are in `values`."""
+        return self._steps[node](values)
+
+    def without_kernel(self) -> list[str]:
+        """Our operators that run by their meaning here, a name for each node."""
+        ours = [n for n in self.nodes if isinstance(n.target, ops.Operator)]
+        return [ops.name_of(n.target) or "" for n in ours if n not in self._kernels]
+
+    def _lowered(self, node: fx.Node, lower: Lower) -> Callable[..., Any] | None:
+        known = fx.map_arg((node.args, node.kwargs), lambda n: read(self.weights[n]) if n in self.weights else Slot)
+        return lower(ops.name_of(node.target) or "", *known)  # type: ignore[misc]
+
+    def _last_reads(self) -> dict[fx.Node, list[fx.Node]]:
+        last = {used: node for node in self.nodes for used in node.all_input_nodes if used not in self.weights}
+        freed: dict[fx.Node, list[fx.Node]] = {}
+        for used, node in last.items():
+            if used not in self.results:
+                freed.setdefault(node, []).append(used)
+        return freed
+
+    def _step(self, node: fx.Node) -> Step:
+        """How to run `node`: what can be settled before the first run is."""
+        if kernel := self._kernels.get(node):
+            sources = [n for n in argument_nodes(node) if n not in self.weights]
+            return lambda values: kernel(*[values[n] for n in sources])
+        if node.target is torch.ops.aten.linear.default and not node.kwargs:
+            return self._product(node, linear)
+        if self._is_pointwise(node):
+            return self._product(node, pixel_linear)
+        return self._meaning(node)
+
+    def _product(self, node: fx.Node, product: Callable[..., Tensor]) -> Step:
+        sources = argument_nodes(node)
+        return lambda values: product(*[values[n] if n in values else read(self.weights[n]) for n in sources])
+
+    def _meaning(self, node: fx.Node) -> Step:
+        target: Any = node.target
+        value_of = lambda values, n: values[n] if n in values else read(self.weights[n])  # noqa: E731
+        holes = [(i, a) for i, a in enumerate(node.args) if isinstance(a, fx.Node)]
+        if len(holes) == len(argument_nodes(node)):
+
+            def flat(values: Values) -> Any:
+                given: list[Any] = list(node.args)
+                for i, n in holes:
+                    given[i] = value_of(values, n)
+                return target(*given, **node.kwargs)
+
+            return flat
+
+        def nested(values: Values) -> Any:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: value_of(values, n))  # type: ignore[misc]
+            return target(*args, **kwargs)  # type: ignore[misc]
+
+        return nested
+
+    def _is_pointwise(self, node: fx.Node) -> bool:
+        """Is this a convolution by a weight of the program that reads each pixel once?"""
+        if node.target is not torch.ops.aten.conv2d.default or node.kwargs or node.args[1] not in self.weights:
+            return False
+        plain = ([1, 1], [0, 0], [1, 1], 1)  # stride, padding, dilation, groups
+        alike = all(given == usual for given, usual in zip(node.args[3:], plain, strict=False))
+        return alike and self.weights[node.args[1]].shape[2:] == (1, 1)  # type: ignore[index]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b, the same on any number of threads."""
+    if x.numel() // max(1, x.shape[-1]) * len(weight) > SMALL_PRODUCT:
+        return F.linear(x, weight, bias)
+    with single_thread():
+        return F.linear(x, weight, bias)
+
+
+def pixel_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: object) -> Tensor:
+    """A 1 x 1 convolution as a product over pixels: as a convolution its sum is split by the number of threads."""
+    return linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1).contiguous()
+
+
+def argument_nodes(node: fx.Node) -> list[fx.Node]:
+    """Every node in the arguments, in order and as often as it stands there (fx's own list drops repeats)."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)
+    return found
