@@ -48,7 +48,7 @@ STEPS = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=256)
     options = parser.parse_args()
     reproducible()
     space = FeatureSpace.load(MODELS / "fashion-classifier" / "classifier.safetensors")
@@ -78,12 +78,15 @@ def measure(subject: Subject, seeds: int, space: FeatureSpace) -> dict[str, Any]
         rules = default_rules(Treatment("int4-g64", "int4-g64", rank), Treatment("int4-g64"))
         final, report = compress(program, Recipe(name, (Canonicalize(), *passes, Fuse()), rules), calibration)
         images = draw(CompressedModule(final, target_named("cpu"), {}, report), seeds, 0)
-        errors = [row["error"] for row in report["sites"] if "error" in row and row["treatment"] != "int4-g64 x float"]
+        errors = {kind: [] for kind in ("linear", "convolution")}
+        for row in report["sites"]:
+            if "error" in row and row["treatment"] != "int4-g64 x float":
+                errors["linear" if set(row["shape"][2:]) <= {1} else "convolution"].append(row["error"])
         rows[name] = {
             "psnr": psnr(images, original).tolist(),
             "distance": pixel_distance(images, original).tolist(),
             "frechet": space.distance(images),
-            "site error": math.sqrt(sum(e * e for e in errors) / len(errors)),
+            "site error": {kind: math.sqrt(sum(e * e for e in found) / len(found)) for kind, found in errors.items() if found},
             "bytes": final.nbytes(),
         }
         print(subject.name, name, figure(rows[name]["psnr"], 2), figure(rows[name]["distance"], 2), flush=True)
@@ -105,7 +108,8 @@ def document(results: dict[str, Any], seeds: int, record: str) -> str:
         f"`python -m benchmarks.ablation --seeds {seeds}` made this page; raw: `benchmarks/results/{record}`.",
         f"Each variant draws the same {seeds} images as fp32 (same seeds, {STEPS} steps). ± is a 95 % confidence interval over",
         "seeds; *gain* is the PSNR difference to the row above it, seed by seed (for *+ low rank* and *+ both* to the row that",
-        "they add to: round to nearest, and low rank). Site error: root mean square of the relative output errors.",
+        "they add to: round to nearest, and low rank). Site error: root mean square of the relative output errors, of linears",
+        "(and 1 x 1 convolutions), and of k x k convolutions.",
         "",
     ]
     above = {
@@ -120,7 +124,7 @@ def document(results: dict[str, Any], seeds: int, record: str) -> str:
             row, base = rows[name], rows.get(above.get(name, ""))
             gain = figure([a - b for a, b in zip(row["psnr"], base["psnr"], strict=True)], 2) if base else ""
             table.append([
-                name, figure(row["psnr"], 2), gain, figure(row["distance"], 2), f"{row['site error']:.4f}",
+                name, figure(row["psnr"], 2), gain, figure(row["distance"], 2), " / ".join(f"{e:.4f}" for e in row["site error"].values()),
                 f"{row['frechet']:.1f}", f"{row['bytes'] / 1e6:.2f}",
             ])  # fmt: skip
         header = ["W4A4", "PSNR dB ↑", "gain dB", "pixel distance ↓", "site error ↓", "Fréchet ↓", "MB"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,18 @@ class Execution:
     def step(self, node: fx.Node, values: Values) -> Any:
         """The value of `node`, whose inputs are in `values`."""
         return self._steps[node](values)
+
+    def profile(self, inputs: list[Tensor]) -> dict[str, float]:
+        """Seconds spent in each operator over one run; a compiled kernel's name ends in a star."""
+        values: Values = dict(zip(self.inputs, inputs, strict=True))
+        spent: dict[str, float] = {}
+        began, name = time.perf_counter(), ""
+        for node in self.advance(values):
+            now = time.perf_counter()
+            spent[name] = spent.get(name, 0.0) + now - began
+            began, name = now, f"{ops.name_of(node.target)}{'*' if node in self._kernels else ''}"
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
+        return {name: seconds for name, seconds in spent.items() if name}
 
     def without_kernel(self) -> list[str]:
         """Our operators that run by their meaning here, a name for each node."""

@@ -30,9 +30,11 @@ class Fuse:
 
     1. Quantizes of one input in one format become one.
     2. Smoothing goes into the quantize that is its only reader, but for the down-projection.
-    3. The down-projection goes into the quantize of the same input; a k x k convolution keeps its own.
-    4. The up-projection's add goes into the gemm.
+    3. The down-projection goes into the quantize of the same input. That of a k x k convolution becomes one product that
+       gives each pixel's share through each tap; the convolution adds them up.
+    4. The up-projection's add goes into the gemm or convolution.
     5. GELU or SiLU goes into the gemm that it alone reads.
+    6. A weight that is only stored small and the linear that reads it become a gemm on plain numbers.
     """
 
     name: ClassVar[str] = "fuse"
@@ -44,6 +46,7 @@ class Fuse:
             _take_down,
             _take_smooth,  # behind _take_down: until then the down-projection reads the smoothed input as well
             _take_up,
+            _take_dequantize,
             _take_activation,
         )
         counts: dict[str, object] = {}
@@ -85,7 +88,8 @@ def _take_down(program: Program, node: fx.Node) -> bool:
     assert isinstance(weight, fx.Node)
     matrix = program.weights[str(weight.target)]
     with program.graph.inserting_before(node):
-        new_weight = changed_weight(program, str(weight.target), matrix.flatten(1))
+        by_tap = matrix if matrix.dim() == 2 else matrix.permute(2, 3, 0, 1).flatten(0, 2)
+        new_weight = changed_weight(program, str(weight.target), by_tap.contiguous())
         new = program.graph.call_function(operator_named("aquatint::quantize"), (_source(node), None, new_weight), node.kwargs)
         h = program.graph.call_function(operator_named(ITEM), (new, 2))
     node.replace_all_uses_with(new)
@@ -100,22 +104,30 @@ def _is_down(program: Program, node: fx.Node, quantize: fx.Node) -> bool:
         return False
     weight = node.args[1]
     named = isinstance(weight, fx.Node) and str(weight.target).endswith(".down") and node.args[0] is _source(quantize)
-    pointwise = (
-        named and program.weights[str(weight.target)].flatten(1).shape[1] == program.weights[str(weight.target)].shape[1]
-    )  # type: ignore[union-attr]
-    return pointwise and all(_feeds_gemm(up) for up in node.users)
+    if not named:
+        return False
+    pointwise = program.weights[str(weight.target)].shape[2:].numel() == 1  # type: ignore[union-attr]
+    product = "aquatint::gemm" if pointwise else "aquatint::conv2d"
+    return all(_feeds(up, product) for up in node.users)
 
 
-def _feeds_gemm(up: fx.Node) -> bool:
-    """Is this up-projection added to a gemm, so that `_take_up` will take it?"""
-    return any(_is(user, "aten::add.Tensor") and _gemm_below(user.args[0]) is not None for user in up.users)
+def _feeds(up: fx.Node, product: str) -> bool:
+    """Is this up-projection added to such a product, so that `_take_up` will take it?"""
+    found = [_product_below(user.args[0]) for user in up.users if _is(user, "aten::add.Tensor")]
+    return any(node is not None and _is(node, product) for node in found)
+
+
+def _product_below(node: object) -> fx.Node | None:
+    """The gemm that `node` is, or whose pixels it only moves; or the convolution that it is."""
+    if _is(node, "aten::permute.default"):
+        node = node.args[0]  # type: ignore[union-attr]
+    ours = _is(node, "aquatint::gemm") or _is(node, "aquatint::conv2d")
+    return node if ours and len(node.users) == 1 else None  # type: ignore[union-attr,return-value]
 
 
 def _gemm_below(node: object) -> fx.Node | None:
-    """The gemm that `node` is, or whose pixels it only moves."""
-    if _is(node, "aten::permute.default"):
-        node = node.args[0]  # type: ignore[union-attr]
-    return node if _is(node, "aquatint::gemm") and len(node.users) == 1 else None  # type: ignore[union-attr,return-value]
+    found = _product_below(node)
+    return found if found is not None and _is(found, "aquatint::gemm") else None
 
 
 def _move_before_readers(*nodes: fx.Node) -> None:
@@ -151,8 +163,8 @@ def _take_smooth(program: Program, node: fx.Node) -> bool:
 
 
 def _take_up(program: Program, node: fx.Node) -> bool:
-    """add(gemm, product(h, up)) becomes gemm(..., h, up), for the h of a quantize."""
-    if not _is(node, "aten::add.Tensor") or (gemm := _gemm_below(node.args[0])) is None:
+    """add(gemm, product(h, up)) becomes gemm(..., h, up), for the h of a quantize; and so for a convolution."""
+    if not _is(node, "aten::add.Tensor") or (gemm := _product_below(node.args[0])) is None:
         return False
     up = node.args[1]
     if not (_is(up, "aten::linear.default") or _is(up, "aten::conv2d.default")):
@@ -164,6 +176,22 @@ def _take_up(program: Program, node: fx.Node) -> bool:
         flat = changed_weight(program, str(weight.target), program.weights[str(weight.target)].flatten(1))
     gemm.args = (*gemm.args[:5], h, flat)
     node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+    return True
+
+
+def _take_dequantize(program: Program, node: fx.Node) -> bool:
+    if not _is(node, "aten::linear.default") or node.kwargs:
+        return False
+    x, weight, *bias = node.args
+    if not _is(weight, "aquatint::dequantize"):
+        return False
+    stored, options = weight.args, weight.kwargs  # type: ignore[union-attr]
+    with program.graph.inserting_before(node):
+        new = program.graph.call_function(
+            operator_named("aquatint::gemm"), (x, None, *stored, *bias),
+            {"formats": [None, options["format"]], "dtype": options["dtype"]},
+        )  # fmt: skip
+    node.replace_all_uses_with(new)
     return True
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILE = "libaquatint_cpu.so"
-KERNEL_SETS = ("plain", "avx2", "avx512-vnni")
+KERNEL_SETS = ("plain", "avx2", "avx512", "avx512-vnni")
 
 
 class QuantizeCall(ctypes.Structure):
@@ -22,14 +22,24 @@ class QuantizeCall(ctypes.Structure):
     ]
 
 
-class LinearCall(ctypes.Structure):
+class Window(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("codes", "scales", "weight", "weight_scales", "bias", "h", "up")),
+        *((name, ctypes.c_int64) for name in ("height", "width", "channels", "rows", "columns")),
+        *((name, ctypes.c_int64 * 2) for name in ("taps", "stride", "padding", "dilation")),
+    ]
+
+
+class ProductCall(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "scales", "weight", "weight_scales", "bias", "h", "up")),
+        ("window", ctypes.POINTER(Window)),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups")),
-        ("bits", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("bytes", "sums", "y")),
+        *((name, ctypes.c_int32) for name in ("bits", "activation")),
+        ("y", ctypes.c_void_p),
     ]
 
 
@@ -62,12 +72,14 @@ def library() -> ctypes.CDLL | None:
     loaded = ctypes.CDLL(str(path))
     loaded.aq_kernels.restype = ctypes.c_void_p
     loaded.aq_name.restype = ctypes.c_char_p
-    loaded.aq_packed_bytes.restype = ctypes.c_int64
+    loaded.aq_packed_bytes.restype = loaded.aq_columns.restype = ctypes.c_int64
+    loaded.aq_ceiling.restype = ctypes.c_double
     loaded.aq_name.argtypes = loaded.aq_columns.argtypes = [ctypes.c_void_p]
     loaded.aq_packed_bytes.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     loaded.aq_pack_weight.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
     loaded.aq_quantize.argtypes = [ctypes.c_void_p, ctypes.POINTER(QuantizeCall), ctypes.c_int]
-    loaded.aq_linear.argtypes = [ctypes.c_void_p, ctypes.POINTER(LinearCall), ctypes.c_int]
+    loaded.aq_product.argtypes = [ctypes.c_void_p, ctypes.POINTER(ProductCall), ctypes.c_int]
+    loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
     pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # torch brings it; without it: one thread
     loaded.aq_lend_pool(ctypes.cast(pool, ctypes.c_void_p) if pool else None)
     return loaded

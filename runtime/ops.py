@@ -68,15 +68,17 @@ def _dequantize(codes: Tensor, scales: Tensor, *, format: str, dtype: torch.dtyp
 
 
 def _gemm(
-    codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
+    codes: Tensor, scales: Tensor | None, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
     h: Tensor | None = None, up: Tensor | None = None, *,
-    formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None,
+    formats: tuple[str | None, str], dtype: torch.dtype, activation: str | None = None,
 ) -> Tensor:  # fmt: skip
     """activation(decode(codes) decode(weight)ᵀ + h upᵀ + bias): codes (..., K), weight (N, K) -> (..., N) in `dtype`.
 
-    formats: of the activation codes, of the weight codes. h (..., r) and up (N, r) are the low-rank branch.
+    formats: of the activation codes, or None where `codes` are plain numbers without scales; of the weight codes.
+    h (..., r) and up (N, r) are the low-rank branch.
     """
-    y = F.linear(format_named(formats[0]).decode(codes, scales), format_named(formats[1]).decode(weight, weight_scales))
+    x = codes.float() if formats[0] is None or scales is None else format_named(formats[0]).decode(codes, scales)
+    y = F.linear(x, format_named(formats[1]).decode(weight, weight_scales))
     if h is not None and up is not None:
         y = y + F.linear(h, up.float())
     if bias is not None:
@@ -85,13 +87,22 @@ def _gemm(
 
 
 def _conv2d(
-    codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None, *,
+    codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
+    h: Tensor | None = None, up: Tensor | None = None, *,
     formats: tuple[str, str], dtype: torch.dtype, stride: list[int], padding: list[int], dilation: list[int],
 ) -> Tensor:  # fmt: skip
-    """A convolution of codes (B, H, W, C) with weight (O, kh, kw, C) -> (B, O, H', W') in `dtype`."""
+    """A convolution of codes (B, H, W, C) with weight (O, kh, kw, C) -> (B, O, H', W') in `dtype`.
+
+    The low-rank branch is h (B, H, W, kh kw r), what each pixel gives through each tap, and up (O, r): an output pixel adds
+    up r numbers from the pixels that its taps see.
+    """
     image = format_named(formats[0]).decode(codes, scales).movedim(-1, 1)
     kernel = format_named(formats[1]).decode(weight, weight_scales).movedim(-1, 1)
     y = F.conv2d(image, kernel, None if bias is None else bias.float(), stride, padding, dilation)
+    if h is not None and up is not None:
+        taps = torch.eye(kernel.shape[2] * kernel.shape[3])
+        spread = torch.einsum("or,ts->otrs", up.float(), taps).reshape(len(up), -1, *kernel.shape[2:])
+        y = y + F.conv2d(h.movedim(-1, 1), spread, None, stride, padding, dilation)
     return y.to(dtype)
 
 

@@ -50,9 +50,24 @@ def run(options: argparse.Namespace) -> None:
         median = statistics.median(seconds)
         table.add_row(name, f"{median * 1e3:.2f}", f"{low * 1e3:.2f} - {high * 1e3:.2f}", f"{baseline / median:.2f}x")
     console.print(table)
+    console.print(profile_table([small.profile(**inputs) for _ in range(5)]))
     slow = Counter(small.without_kernel())
     listed = ", ".join(f"{count} {name}" for name, count in slow.items()) or "none"
     console.print(f"operators without a compiled kernel, run by their meaning: {listed}")
+
+
+def profile_table(runs: list[dict[str, float]]) -> Any:
+    """Where the time of a step goes: medians by operator over `runs`, the largest first."""
+    from rich.table import Table
+
+    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    total = sum(medians.values())
+    table = Table(box=None, header_style="bold", title="aquatint cpu, by operator (*: compiled kernel)")
+    for name in ("", "ms", "share"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, seconds in sorted(medians.items(), key=lambda row: -row[1])[:12]:
+        table.add_row(name, f"{seconds * 1e3:.2f}", f"{seconds / total:.0%}")
+    return table
 
 
 def interleaved(contenders: dict[str, Callable[[], Any]], repeat: int) -> dict[str, list[float]]:

@@ -10,37 +10,39 @@ namespace {
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 Parallel lent_pool = nullptr;
 
+template <class Call>
 struct Work {
-    void (*run)(const void* call, int64_t first, int64_t last, const KernelTable*);
-    const void* call;
-    const KernelTable* table;
-    int64_t count, share;
+    void (*run)(const Call&, int64_t task, int64_t tasks);
+    const Call& call;
+    int64_t tasks;
     std::atomic<int64_t> next{0};
 };
 
-// Shares are fixed by count and threads; who takes which does not matter, as no two write the same number.
+// Who takes which task does not matter, as no two write the same number and tasks do not read each other's.
+template <class Call>
 void worker(void* argument) {
-    auto& work = *static_cast<Work*>(argument);
-    for (int64_t first; (first = work.next.fetch_add(work.share)) < work.count;)
-        work.run(work.call, first, first + work.share < work.count ? first + work.share : work.count, work.table);
+    auto& work = *static_cast<Work<Call>*>(argument);
+    for (int64_t task; (task = work.next.fetch_add(1)) < work.tasks;) work.run(work.call, task, work.tasks);
 }
 
-void spread(Work& work, int threads) {
-    work.share = (work.count + threads - 1) / threads;
-    if (threads > 1 && lent_pool && work.count > 1) {
-        lent_pool(worker, &work, unsigned(threads), 0);
-    } else {
-        worker(&work);
-    }
+template <class Call>
+void spread(void (*run)(const Call&, int64_t, int64_t), const Call& call, int64_t tasks, int threads) {
+    Work<Call> work{run, call, tasks};
+    if (threads > 1 && lent_pool && tasks > 1)
+        lent_pool(worker<Call>, &work, unsigned(threads), 0);
+    else
+        worker<Call>(&work);
 }
 
 const KernelTable* known(int index) {
 #ifdef AQUATINT_X86
-    static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    static const bool has_vnni = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-                                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (index == 2) return has_vnni ? avx512_kernels() : nullptr;
-    if (index == 1) return has_avx2 ? avx2_kernels() : nullptr;
+    static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    static const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    if (index == 3) return vnni ? avx512_vnni_kernels() : nullptr;
+    if (index == 2) return avx512 ? avx512_kernels() : nullptr;
+    if (index == 1) return avx2 ? avx2_kernels() : nullptr;
 #endif
     return index == 0 ? plain_kernels() : nullptr;
 }
@@ -51,19 +53,19 @@ const KernelTable* known(int index) {
 #define AQ_EXPORT extern "C" __attribute__((visibility("default")))
 
 using aquatint::KernelTable;
-using aquatint::LinearCall;
+using aquatint::ProductCall;
 using aquatint::QuantizeCall;
 
 AQ_EXPORT void aq_lend_pool(void* gomp_parallel) {
     aquatint::lent_pool = reinterpret_cast<aquatint::Parallel>(gomp_parallel);
 }
 
-// Kernel tables by rising speed: 0 plain, 1 AVX2, 2 AVX-512 VNNI; null where this machine lacks the instructions.
+// Kernel tables by rising speed: 0 plain, 1 AVX2, 2 AVX-512, 3 AVX-512 VNNI; null where this machine lacks the instructions.
 AQ_EXPORT const KernelTable* aq_kernels(int index) { return aquatint::known(index); }
 
 AQ_EXPORT const char* aq_name(const KernelTable* table) { return table->name; }
 
-AQ_EXPORT int aq_columns(const KernelTable* table) { return table->columns(); }
+AQ_EXPORT int64_t aq_columns(const KernelTable* table) { return table->columns(); }
 
 AQ_EXPORT int64_t aq_packed_bytes(const KernelTable* table, int64_t n, int64_t k) { return table->packed_bytes(n, k); }
 
@@ -72,22 +74,12 @@ AQ_EXPORT void aq_pack_weight(const KernelTable* table, const uint8_t* codes, in
 }
 
 AQ_EXPORT void aq_quantize(const KernelTable* table, const QuantizeCall* call, int threads) {
-    auto run = [](const void* c, int64_t first, int64_t last, const KernelTable* t) {
-        t->quantize(*static_cast<const QuantizeCall*>(c), first, last);
-    };
-    aquatint::Work work{run, call, table, call->m, 0};
-    aquatint::spread(work, threads);
+    aquatint::spread(table->quantize, *call, table->quantize_tasks(*call, threads), threads);
 }
 
-AQ_EXPORT void aq_linear(const KernelTable* table, const LinearCall* call, int threads) {
-    auto prepare = [](const void* c, int64_t first, int64_t last, const KernelTable* t) {
-        t->prepare(*static_cast<const LinearCall*>(c), first, last);
-    };
-    auto run = [](const void* c, int64_t first, int64_t last, const KernelTable* t) {
-        t->linear(*static_cast<const LinearCall*>(c), first, last);
-    };
-    aquatint::Work rows{prepare, call, table, call->m, 0};
-    aquatint::spread(rows, threads);
-    aquatint::Work panels{run, call, table, table->panels(call->n), 0};
-    aquatint::spread(panels, threads);
+AQ_EXPORT void aq_product(const KernelTable* table, const ProductCall* call, int threads) {
+    aquatint::spread(table->product, *call, table->product_tasks(*call, threads), threads);
 }
+
+// Multiply-adds done; see ceiling.h.
+AQ_EXPORT double aq_ceiling(const KernelTable* table, int kind, int64_t rounds) { return table->ceiling(kind, rounds); }

@@ -8,7 +8,7 @@ namespace aquatint {
 struct QuantizeCall {
     const float* x;       // (m, k)
     const float* smooth;  // (k) or null
-    const float* down;    // packed, or null
+    const float* down;    // packed and smoothed, or null
     int64_t m, k, rank, group;
     int32_t bits;    // 4: codes are packed in pairs, scales rounded to bfloat16;  8: neither
     int8_t* codes;   // (m, k) or (m, k / 2)
@@ -16,34 +16,45 @@ struct QuantizeCall {
     float* h;        // (m, rank) or null
 };
 
-struct LinearCall {
-    const int8_t* codes;  // (m, k) or (m, k / 2), as quantize leaves them
-    const float* scales;  // (m, scale_groups)
+// The places that a convolution reads: row (b, y, x) of its product is the image's pixels at
+// (y, x) * stride - padding + (tap row, tap column) * dilation.
+struct Window {
+    int64_t height, width, channels;
+    int64_t rows, columns;  // of the output
+    int64_t taps[2], stride[2], padding[2], dilation[2];
+};
+
+enum Activation : int32_t { kNone, kGelu, kGeluTanh, kSilu };
+
+struct ProductCall {
+    const void* x;        // codes (m, k) or (m, k / 2); with `bits` 32 floats; with a window (batch, height, width, channels)
+    const float* scales;  // (m, scale_groups), of pixels with a window; null with floats
     const uint8_t* weight;
     const float* weight_scales;
-    const float* bias;  // packed, or null
-    const float* h;     // (m, rank)
-    const float* up;    // packed
+    const float* bias;     // packed, or null
+    const float* h;        // (m, rank), or (pixels, taps * rank) with a window; null without a branch
+    const float* up;       // packed
+    const Window* window;  // null for a linear
     int64_t m, n, k, rank, scale_groups;
-    int32_t bits;
-    int8_t* bytes;  // scratch (m, k)
-    int32_t* sums;  // scratch (m, k / 64)
-    float* y;       // (m, n)
+    int32_t bits, activation;
+    float* y;  // (m, n)
 };
 
 struct KernelTable {
     const char* name;
-    int (*columns)();
+    int64_t (*columns)();
     int64_t (*packed_bytes)(int64_t n, int64_t k);
     void (*pack_weight)(const uint8_t* codes, int64_t n, int64_t k, uint8_t* packed);
-    void (*quantize)(const QuantizeCall&, int64_t first_row, int64_t last_row);
-    void (*prepare)(const LinearCall&, int64_t first_row, int64_t last_row);
-    void (*linear)(const LinearCall&, int64_t first_panel, int64_t last_panel);
-    int64_t (*panels)(int64_t n);
+    int64_t (*quantize_tasks)(const QuantizeCall&, int threads);
+    void (*quantize)(const QuantizeCall&, int64_t task, int64_t tasks);
+    int64_t (*product_tasks)(const ProductCall&, int threads);
+    void (*product)(const ProductCall&, int64_t task, int64_t tasks);
+    double (*ceiling)(int kind, int64_t rounds);
 };
 
 const KernelTable* plain_kernels();
 const KernelTable* avx2_kernels();
 const KernelTable* avx512_kernels();
+const KernelTable* avx512_vnni_kernels();
 
 }  // namespace aquatint

@@ -1,4 +1,7 @@
 // Every machine: the kernels in ordinary C++.
+#include <cmath>
+#include <cstring>
+
 #include "cpu/kernels.h"
 
 namespace aquatint {
@@ -9,9 +12,10 @@ struct Plain {
     struct Float {
         float v[width];
     };
-    struct Int {
+    struct Sum {
         int32_t v[width];
     };
+    using Int = Sum;
     struct Bytes {
         uint8_t v[4 * width];
     };
@@ -26,28 +30,68 @@ struct Plain {
         return out;
     }
 
-    static Float zero() { return each<Float>([](int) { return 0.0f; }); }
+    static Float zero() { return set(0.0f); }
     static Float set(float x) { return each<Float>([=](int) { return x; }); }
     static Float load(const float* p) { return each<Float>([=](int i) { return p[i]; }); }
     static void store(float* p, Float a) { std::copy(a.v, a.v + width, p); }
+    static void store_some(float* p, Float low, Float high, int64_t count) {
+        for (int64_t i = 0; i < std::min<int64_t>(count, 2 * width); ++i) p[i] = i < width ? low.v[i] : high.v[i - width];
+    }
     static Float add(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] + b.v[i]; }); }
     static Float mul(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] * b.v[i]; }); }
+    static Float div(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] / b.v[i]; }); }
     static Float fma(Float a, Float b, Float c) { return each<Float>([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); }); }
-    static Int zero_int() { return set_int(0); }
-    static Int set_int(int32_t x) { return each<Int>([=](int) { return x; }); }
-    static Float to_float(Int a, Int offset) { return each<Float>([&](int i) { return float(a.v[i] - offset.v[i]); }); }
+    // The second operand where the first is NaN or they are equal, as the vector instructions do.
+    static Float max(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
+    static Float min(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
+    static Float round(Float a) { return each<Float>([&](int i) { return std::nearbyint(a.v[i]); }); }
+    static Float magnitude(Float a) { return each<Float>([&](int i) { return std::fabs(a.v[i]); }); }
+    static Float scale_by_power(Float a, Float n) {
+        return each<Float>([&](int i) { return n.v[i] == n.v[i] ? std::ldexp(a.v[i], int(n.v[i])) : n.v[i]; });
+    }
+
+    static Int zero_int() { return start_sum(0); }
+    static Int larger_magnitude(Int largest, Float x) {
+        return each<Int>([&](int i) { return std::max(largest.v[i], int32_t(bits_of(x.v[i]) & 0x7fffffff)); });
+    }
+    static uint32_t largest_lane(Int a) { return uint32_t(*std::max_element(a.v, a.v + width)); }
+    static void store_codes(int8_t* p, Float a) {
+        for (int i = 0; i < width; ++i) p[i] = a.v[i] == a.v[i] ? int8_t(std::nearbyint(a.v[i])) : int8_t(0);
+    }
+
+    static void unpack(const uint8_t* packed, uint8_t* bytes) {
+        for (int i = 0; i < 4 * width; ++i) {
+            bytes[i] = packed[i] & 15;
+            bytes[4 * width + i] = packed[i] >> 4;
+        }
+    }
+    static Float nibble(const Bytes& a, int shift) {
+        return each<Float>([&](int i) { return float(((a.v[4 * i + shift / 8] >> (shift % 8)) & 15) - 8); });
+    }
     static Bytes load_bytes(const uint8_t* p) {
         Bytes out;
         std::memcpy(out.v, p, sizeof out.v);
         return out;
     }
     static Four set_four(const int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
-    static Int dot(Int sum, const Bytes& w, Four x) {
-        return each<Int>([&](int i) {
+
+    static int32_t start(const int8_t* codes) {
+        int32_t sum = 0;
+        for (int i = 0; i < kGroup; ++i) sum += codes[i];
+        return -8 * sum;
+    }
+    static Sum start_sum(int32_t x) { return each<Sum>([=](int) { return x; }); }
+    static Sum dot(Sum sum, const Bytes& w, Four x) {
+        return each<Sum>([&](int i) {
             int32_t total = sum.v[i];
             for (int j = 0; j < 4; ++j) total += int32_t(w.v[4 * i + j]) * x.v[j];
             return total;
         });
+    }
+    static Float total(Sum sum) { return each<Float>([&](int i) { return float(sum.v[i]); }); }
+    template <class T>
+    static void keep(T& value) {
+        asm volatile("" : : "r"(&value) : "memory");
     }
 };
 

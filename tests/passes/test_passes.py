@@ -59,6 +59,8 @@ def test_convolutions(treatment: Treatment) -> None:
     exact, got = original(*image_inputs()[0])[0], program(*image_inputs()[0])[0]
     assert (got - exact).norm() < 0.3 * exact.norm()
     assert ("aquatint::conv2d" in text(program)) == (treatment.activations is not None)
+    if treatment.activations:
+        assert "aten::conv2d" not in text(program), "the branch is in our operators"
 
 
 def test_siblings_share_and_the_epilogue_takes_all() -> None:

@@ -72,6 +72,65 @@ def test_gemm(kernels: str, format: str, seed: int, m: int, n: int, groups: int,
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(0, 999), st.integers(1, 18), st.integers(1, 100), st.integers(1, 20), st.booleans(),
+    st.sampled_from([None, "gelu", "silu"]),
+)  # fmt: skip
+def test_gemm_of_plain_numbers(kernels: str, seed: int, m: int, n: int, groups: int, biased: bool, activation) -> None:
+    random = torch.Generator().manual_seed(seed)
+    weight = FORMATS["int4-g64"].encode(torch.randn(n, 64 * groups, generator=random))
+    bias = torch.randn(n, generator=random) if biased else None
+    options = {"formats": [None, "int4-g64"], "dtype": torch.float32, "activation": activation}
+    kernel = target(kernels).lower("aquatint::gemm", (Slot, None, *weight, bias), options)
+    assert kernel is not None
+    x = rows(seed, m, 64 * groups)
+    expected = ops.gemm(x, None, *weight, bias, **options)
+    torch.testing.assert_close(kernel(x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("format", ["int8", "int4-g64"])
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 999), st.sampled_from([(1, 5, 7), (2, 8, 8), (1, 1, 3), (2, 17, 4)]), st.integers(1, 3), st.integers(1, 40),
+    st.sampled_from([(3, 3), (1, 1), (2, 2), (1, 3)]), st.integers(1, 2), st.integers(0, 2), st.integers(1, 2),
+    st.sampled_from([0, 8, 24]), st.booleans(),
+)  # fmt: skip
+def test_conv2d(kernels, format, seed, image, groups, n, taps, stride, padding, dilation, rank, biased) -> None:
+    batch, height, width = image
+    if any(size + 2 * padding < dilation * (t - 1) + 1 for size, t in zip((height, width), taps, strict=True)):
+        return
+    channels = 64 * groups
+    random = torch.Generator().manual_seed(seed)
+    codes = FORMATS[format].encode(rows(seed, batch * height * width, channels).view(batch, height, width, channels))
+    weight = FORMATS["int4-g64"].encode(torch.randn(n, *taps, channels, generator=random))
+    bias = torch.randn(n, generator=random) if biased else None
+    h = torch.randn(batch, height, width, taps[0] * taps[1] * rank, generator=random) if rank else None
+    up = torch.randn(n, rank, generator=random) if rank else None
+    geometry = {"stride": [stride] * 2, "padding": [padding] * 2, "dilation": [dilation] * 2}
+    options = {"formats": [format, "int4-g64"], "dtype": torch.float32, **geometry}
+    kernel = target(kernels).lower("aquatint::conv2d", (Slot, Slot, *weight, bias, Slot if rank else None, up), options)
+    assert kernel is not None
+    y = kernel(*codes, h) if rank else kernel(*codes)
+    expected = ops.conv2d(*codes, *weight, bias, h, up, **options)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_extremes_fit_their_sums() -> None:
+    """Every code at its largest, of either sign: the 16-bit sums of a group must hold them."""
+    codes = torch.tensor([[127] * 64, [-127] * 64, [127, -127] * 32], dtype=torch.int8)
+    weight = FORMATS["int4-g64"].encode_with(torch.tensor([[-8.0] * 64, [7.0] * 64]), torch.ones(2, 1, dtype=torch.bfloat16))
+    options = {"formats": ["int8", "int4-g64"], "dtype": torch.float32}
+    for name in KERNEL_SETS:
+        if kernels := kernel_set(name):
+            kernel = Cpu(kernels).lower("aquatint::gemm", (Slot, Slot, *weight), options)
+            assert kernel is not None
+            expected = ops.gemm(codes, torch.ones(3, 1), *weight, **options)
+            assert torch.equal(kernel(codes, torch.ones(3, 1)), expected), name
+
+
 def test_images_and_batches() -> None:
     x = torch.randn(2, 64, 5, 3)
     kernel = target("plain").lower("aquatint::quantize", (Slot,), {"format": "int8", "axis": 1})

@@ -1,0 +1,76 @@
+// What every AVX-512 machine (F, BW, DQ, VL) has in common; how bytes are multiplied is added by who includes it.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "cpu/kernels.h"
+
+namespace aquatint {
+namespace {
+
+struct Avx512Floats {
+    static constexpr int width = 16, rows = 12;
+    using Float = __m512;
+    using Int = __m512i;
+    using Sum = __m512i;
+
+    static Float zero() { return _mm512_setzero_ps(); }
+    static Float set(float x) { return _mm512_set1_ps(x); }
+    static Float load(const float* p) { return _mm512_loadu_ps(p); }
+    static void store(float* p, Float a) { _mm512_storeu_ps(p, a); }
+    static void store_some(float* p, Float low, Float high, int64_t count) {
+        if (count >= 2 * width) {
+            store(p, low);
+            store(p + width, high);
+            return;
+        }
+        alignas(64) float line[2 * width];
+        store(line, low);
+        store(line + width, high);
+        std::memcpy(p, line, count * sizeof(float));
+    }
+    static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+    static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+    static Float div(Float a, Float b) { return _mm512_div_ps(a, b); }
+    static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+    static Float max(Float a, Float b) { return _mm512_max_ps(a, b); }
+    static Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
+    static Float round(Float a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+    static Float magnitude(Float a) { return _mm512_abs_ps(a); }
+    static Float scale_by_power(Float a, Float n) {
+        return mul(a, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)));
+    }
+
+    static Int zero_int() { return _mm512_setzero_si512(); }
+    static Int larger_magnitude(Int largest, Float x) { return _mm512_max_epu32(largest, _mm512_castps_si512(magnitude(x))); }
+    static uint32_t largest_lane(Int a) { return _mm512_reduce_max_epu32(a); }
+    static void store_codes(int8_t* p, Float a) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+    }
+
+    static void unpack(const uint8_t* packed, uint8_t* bytes) {
+        Int pairs = load_bytes(packed), mask = _mm512_set1_epi8(15);
+        _mm512_storeu_si512(bytes, _mm512_and_si512(pairs, mask));
+        _mm512_storeu_si512(bytes + 64, _mm512_and_si512(_mm512_srli_epi16(pairs, 4), mask));
+    }
+    static Float nibble(Int a, int shift) {
+        Int code = _mm512_and_si512(_mm512_srli_epi32(a, unsigned(shift)), _mm512_set1_epi32(15));
+        return _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(8)));
+    }
+    static Int load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+    static Int set_four(const int8_t* p) {
+        int32_t four;
+        std::memcpy(&four, p, sizeof four);
+        return _mm512_set1_epi32(four);
+    }
+    static Sum start_sum(int32_t x) { return _mm512_set1_epi32(x); }
+    template <class T>
+    static void keep(T& value) {
+        asm volatile("" : "+v"(value));
+    }
+};
+
+}  // namespace
+}  // namespace aquatint

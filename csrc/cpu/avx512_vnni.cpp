@@ -1,0 +1,22 @@
+// AVX-512 with VNNI: vpdpbusd adds four products of unsigned and signed bytes to 32 bits.
+#include "cpu/avx512.h"
+
+namespace aquatint {
+namespace {
+
+struct Avx512Vnni : Avx512Floats {
+    static int32_t start(const int8_t* codes) {
+        Int sums = _mm512_dpbusd_epi32(zero_int(), _mm512_set1_epi8(1), load_bytes(reinterpret_cast<const uint8_t*>(codes)));
+        return -8 * _mm512_reduce_add_epi32(sums);
+    }
+    static Sum dot(Sum sum, Int w, Int x) { return _mm512_dpbusd_epi32(sum, w, x); }
+    static Float total(Sum sum) { return _mm512_cvtepi32_ps(sum); }
+};
+
+constexpr KernelTable kTable = Kernels<Avx512Vnni>::table("avx512-vnni");
+
+}  // namespace
+
+const KernelTable* avx512_vnni_kernels() { return &kTable; }
+
+}  // namespace aquatint

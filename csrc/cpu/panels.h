@@ -1,0 +1,46 @@
+// How weights lie in memory: in panels of P = 2 * width output columns, so that one row of a panel fills two registers.
+//
+//   weight   (N/P, K/4, 4 * width bytes): a byte holds column j in its low and column j + width in its high nibble, as
+//            code + 8, for multipliers that take an unsigned operand; four neighbours in k lie together
+//   scales   (N/P, K/64, P) float;  up, down (N/P, rank, P) float;  bias (N/P, P) float
+#pragma once
+
+#include <cstdint>
+
+#include "common/codec.h"
+
+namespace aquatint {
+
+constexpr int64_t kGroup = 64;
+
+template <class V>
+struct Panels {
+    static constexpr int64_t kColumns = 2 * V::width;
+
+    static int64_t count(int64_t n) { return (n + kColumns - 1) / kColumns; }
+    static int64_t columns() { return kColumns; }
+    static int64_t packed_bytes(int64_t n, int64_t k) { return count(n) * kColumns * k / 2; }
+
+    static void pack(const uint8_t* codes, int64_t n, int64_t k, uint8_t* packed) {
+        auto code = [&](int64_t row, int64_t column) {
+            if (row >= n) return 8;
+            uint8_t pair = codes[(row * k + column) / 2];
+            return (column % 2 ? high_code(pair) : low_code(pair)) + 8;
+        };
+        for (int64_t panel = 0; panel < count(n); ++panel)
+            for (int64_t k4 = 0; k4 < k / 4; ++k4)
+                for (int j = 0; j < V::width; ++j)
+                    for (int i = 0; i < 4; ++i) {
+                        int64_t row = panel * kColumns + j;
+                        *packed++ = uint8_t(code(row, k4 * 4 + i) | code(row + V::width, k4 * 4 + i) << 4);
+                    }
+    }
+
+    // Columns [0, width) of all k, then the others: (K/4, P * 4 bytes), one code a byte.
+    static void unpack(const uint8_t* packed, int64_t k, uint8_t* bytes) {
+        constexpr int64_t half = V::width * 4;
+        for (int64_t k4 = 0; k4 < k / 4; ++k4, packed += half, bytes += 2 * half) V::unpack(packed, bytes);
+    }
+};
+
+}  // namespace aquatint

@@ -1,0 +1,141 @@
+// y (M, N) = activation( sum over groups of scale_x scale_w (codes_x . codes_w) + h up^T + bias )
+//
+// Codes are multiplied as integers and each group of 64 is summed exactly; groups are added in float32 in ascending order,
+// whatever the number of threads. A task is a block of rows by some panels. Per panel the weight is unpacked to bytes in
+// pieces that stay in the first-level cache while all tiles of the block pass over them.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/activation.h"
+#include "cpu/panels.h"
+#include "cpu/rows.h"
+#include "cpu/unroll.h"
+
+namespace aquatint {
+
+template <class V>
+struct Product {
+    using P = Panels<V>;
+    using Float = typename V::Float;
+    static constexpr int64_t kBlock = 96;                      // rows a task
+    static constexpr int64_t kPiece = 16384 / P::kColumns;     // k at once: 16 KB of bytes
+    static constexpr int64_t kGroupBytes = kGroup * P::kColumns;
+
+    static int64_t row_blocks(const ProductCall& call) { return (call.m + kBlock - 1) / kBlock; }
+
+    // Enough tasks that no thread waits long for the last one.
+    static int64_t tasks(const ProductCall& call, int threads) {
+        int64_t wanted = threads > 1 ? 4 * threads : 1, blocks = row_blocks(call);
+        return blocks * std::min(P::count(call.n), (wanted + blocks - 1) / blocks);
+    }
+
+    static void run(const ProductCall& call, int64_t task, int64_t tasks) {
+        int64_t shares = tasks / row_blocks(call), panels = P::count(call.n);
+        int64_t first = task / shares * kBlock, share = task % shares;
+        Rows rows = RowSource<V>::rows(call, first, std::min(kBlock, call.m - first));
+        for (int64_t panel = share * panels / shares; panel < (share + 1) * panels / shares; ++panel)
+            one_panel(call, rows, first, panel);
+    }
+
+    static void one_panel(const ProductCall& call, const Rows& rows, int64_t first, int64_t panel) {
+        auto* sums = scratch<float, 6>(kBlock * P::kColumns);
+        auto* bytes = scratch<uint8_t, 7>(kPiece * P::kColumns);
+        std::fill(sums, sums + rows.count * P::kColumns, 0.0f);
+        for (int64_t k = 0; k < call.k; k += kPiece) {
+            int64_t width = std::min(kPiece, call.k - k);
+            P::unpack(call.weight + panel * P::kColumns * call.k / 2 + k * P::kColumns / 2, width, bytes);
+            const float* scales = call.weight_scales + (panel * call.k + k) / kGroup * P::kColumns;
+            for (int64_t row = 0; row < rows.count; row += V::rows)
+                tile_from<V::rows>(rows, row, k, width, bytes, scales, sums + row * P::kColumns);
+        }
+        for (int64_t row = 0; row < rows.count; row += kFinish)
+            finish_from<kFinish>(call, rows, row, first, panel, sums + row * P::kColumns);
+    }
+
+    template <int R>
+    static void tile_from(const Rows& rows, int64_t row, int64_t k, int64_t width, const uint8_t* w, const float* s, float* sums) {
+        if constexpr (R > 1)
+            if (rows.count - row < R) return tile_from<R - 1>(rows, row, k, width, w, s, sums);
+        if (rows.scale_groups > 1)
+            tile<R, true>(rows, row, k, width, w, s, sums);
+        else
+            tile<R, false>(rows, row, k, width, w, s, sums);
+    }
+
+    // R rows by one panel over the groups of [k, k + width).
+    template <int R, bool Scaled>
+    static void tile(const Rows& rows, int64_t row, int64_t k, int64_t width, const uint8_t* w, const float* s, float* sums) {
+        int64_t groups = rows.k / kGroup;
+        const int8_t* codes = rows.codes + row * rows.k + k;
+        const int32_t* starts = rows.starts + row * groups + k / kGroup;
+        const float* scales = rows.scales + row * groups + k / kGroup;
+        for (int64_t g = 0; g < width / kGroup; ++g, codes += kGroup, s += P::kColumns) {
+            typename V::Sum low[R], high[R];
+            unroll<R>([&](auto r) { low[r] = high[r] = V::start_sum(starts[r * groups + g]); });
+#pragma GCC unroll 4
+            for (int i = 0; i < kGroup; i += 4, w += 4 * P::kColumns) {
+                auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
+                unroll<R>([&](auto r) {
+                    auto x = V::set_four(codes + r * rows.k + i);
+                    low[r] = V::dot(low[r], w_low, x);
+                    high[r] = V::dot(high[r], w_high, x);
+                });
+            }
+            auto s_low = V::load(s), s_high = V::load(s + V::width);
+            unroll<R>([&](auto r) {
+                float* left = sums + r * P::kColumns;
+                float* right = left + V::width;
+                auto t_low = V::total(low[r]), t_high = V::total(high[r]);
+                if constexpr (Scaled) {
+                    auto scale = V::set(scales[r * groups + g]);
+                    t_low = V::mul(t_low, scale);
+                    t_high = V::mul(t_high, scale);
+                }
+                V::store(left, V::fma(t_low, s_low, V::load(left)));
+                V::store(right, V::fma(t_high, s_high, V::load(right)));
+            });
+        }
+    }
+
+    static constexpr int kFinish = V::rows;
+
+    template <int R>
+    static void finish_from(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, float* sums) {
+        if constexpr (R > 1)
+            if (rows.count - row < R) return finish_from<R - 1>(call, rows, row, first, panel, sums);
+        finish<R>(call, rows, row, first, panel, sums);
+    }
+
+    // The low-rank branch, the bias, the activation, and out.
+    template <int R>
+    static void finish(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, const float* sums) {
+        Float low[R], high[R];
+        const float* bias = call.bias ? call.bias + panel * P::kColumns : nullptr;
+        auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
+        unroll<R>([&](auto r) {
+            auto scale = V::set(rows.scale_groups > 1 ? 1.0f : rows.scales[row + r]);
+            low[r] = V::fma(V::load(sums + r * P::kColumns), scale, b_low);
+            high[r] = V::fma(V::load(sums + r * P::kColumns + V::width), scale, b_high);
+        });
+        const float* up = call.up + panel * call.rank * P::kColumns;
+        for (int64_t i = 0; i < call.rank; ++i, up += P::kColumns) {
+            auto u_low = V::load(up), u_high = V::load(up + V::width);
+            unroll<R>([&](auto r) {
+                auto value = V::set(rows.h[(row + r) * call.rank + i]);
+                low[r] = V::fma(value, u_low, low[r]);
+                high[r] = V::fma(value, u_high, high[r]);
+            });
+        }
+        unroll<R>([&](auto r) {
+            if (call.activation) {
+                low[r] = Activations<V>::apply(call.activation, low[r]);
+                high[r] = Activations<V>::apply(call.activation, high[r]);
+            }
+            float* y = call.y + (first + row + r) * call.n + panel * P::kColumns;
+            V::store_some(y, low[r], high[r], call.n - panel * P::kColumns);
+        });
+    }
+};
+
+}  // namespace aquatint

@@ -1,0 +1,85 @@
+// x (M, K) * smooth (K) -> codes, scales, and h (M, r) = (x * smooth) down^T, in one read of x.
+#pragma once
+
+#include <algorithm>
+
+#include "common/codec.h"
+#include "cpu/kernel_table.h"
+#include "cpu/panels.h"
+#include "cpu/scratch.h"
+#include "cpu/unroll.h"
+
+namespace aquatint {
+
+template <class V>
+struct Quantize {
+    using P = Panels<V>;
+    static constexpr int64_t kBlock = 48;  // rows a task: their x stays in the cache between codes and projection
+
+    static int64_t tasks(const QuantizeCall& call, int) { return (call.m + kBlock - 1) / kBlock; }
+
+    static void run(const QuantizeCall& call, int64_t task, int64_t) {
+        int64_t first = task * kBlock, last = std::min(call.m, first + kBlock);
+        for (int64_t row = first; row < last; ++row) encode_row(call, row);
+        if (!call.h) return;
+        for (int64_t panel = 0; panel < P::count(call.rank); ++panel)
+            for (int64_t row = first; row < last; row += V::rows) project_from<V::rows>(call, panel, row, last - row);
+    }
+
+    static void encode_row(const QuantizeCall& call, int64_t row) {
+        const float* x = call.x + row * call.k;
+        if (call.smooth) {
+            float* smoothed = scratch<float, 0>(call.k);
+            for (int64_t i = 0; i < call.k; i += V::width)
+                V::store(smoothed + i, V::mul(V::load(x + i), V::load(call.smooth + i)));
+            x = smoothed;
+        }
+        auto* codes = call.bits == 8 ? call.codes + row * call.k : scratch<int8_t, 1>(call.k);
+        int64_t groups = call.k / call.group;
+        for (int64_t g = 0; g < groups; ++g)
+            call.scales[row * groups + g] = encode(x + g * call.group, call, codes + g * call.group);
+        if (call.bits == 8) return;
+        auto* out = reinterpret_cast<uint8_t*>(call.codes) + row * call.k / 2;
+        for (int64_t i = 0; i < call.k; i += 2) out[i / 2] = pack_codes(codes[i], codes[i + 1]);
+    }
+
+    static float encode(const float* x, const QuantizeCall& call, int8_t* codes) {
+        auto largest = V::zero_int();  // magnitudes compared as bits: so a NaN is the largest and reaches the scale
+        for (int64_t i = 0; i < call.group; i += V::width) largest = V::larger_magnitude(largest, V::load(x + i));
+        float maximum = call.bits == 4 ? 7.0f : 127.0f;
+        float scale = group_scale(float_of(V::largest_lane(largest)), maximum);
+        if (call.bits == 4) scale = bfloat16_to_float(float_to_bfloat16(scale));
+        auto inverse = V::set(1.0f / scale), top = V::set(maximum), bottom = V::set(-maximum);
+        for (int64_t i = 0; i < call.group; i += V::width)
+            V::store_codes(codes + i, V::max(bottom, V::min(top, V::mul(V::load(x + i), inverse))));
+        return scale;
+    }
+
+    template <int R>
+    static void project_from(const QuantizeCall& call, int64_t panel, int64_t row, int64_t left) {
+        if constexpr (R > 1)
+            if (left < R) return project_from<R - 1>(call, panel, row, left);
+        project<R>(call, panel, row);
+    }
+
+    // R rows of h, one panel of ranks wide; the smoothing is in `down` already.
+    template <int R>
+    static void project(const QuantizeCall& call, int64_t panel, int64_t row) {
+        const float* x = call.x + row * call.k;
+        const float* down = call.down + panel * call.k * P::kColumns;
+        typename V::Float low[R], high[R];
+        unroll<R>([&](auto r) { low[r] = high[r] = V::zero(); });
+        for (int64_t i = 0; i < call.k; ++i, down += P::kColumns) {
+            auto d_low = V::load(down), d_high = V::load(down + V::width);
+            unroll<R>([&](auto r) {
+                auto value = V::set(x[r * call.k + i]);
+                low[r] = V::fma(value, d_low, low[r]);
+                high[r] = V::fma(value, d_high, high[r]);
+            });
+        }
+        int64_t first = panel * P::kColumns;
+        unroll<R>([&](auto r) { V::store_some(call.h + (row + r) * call.rank + first, low[r], high[r], call.rank - first); });
+    }
+};
+
+}  // namespace aquatint
