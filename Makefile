@@ -1,13 +1,14 @@
 # make demo   set up, build, and compress the two shipped models
 # make test   set up, build, lint, and run the tests
 # make lint   ruff and pyright alone
+# make peers  the peers of benchmarks/cpu_peers.py, each into an environment of its own
 
 PYTHON ?= python3
 BIN := .venv/bin
 LIBRARY := build/cpu/libaquatint_cpu.so
 SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) csrc/CMakeLists.txt
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup peers clean
 
 demo: setup
 	PYTHONPATH=. $(BIN)/python -m aquatint demo
@@ -31,6 +32,21 @@ setup: .venv/ready $(LIBRARY)
 $(LIBRARY): .venv/ready $(SOURCES)
 	$(BIN)/cmake -S csrc -B build/cpu -DCMAKE_BUILD_TYPE=Release
 	$(BIN)/cmake --build build/cpu --parallel
+
+# Their own packages on top of ours: torch, numpy and diffusers are the ones that we measure with.
+PEERS := openvino onnxruntime torchao bitsandbytes quanto
+peers: $(PEERS:%=build/peers/%/ready)
+build/peers/openvino/ready: PACKAGES = openvino nncf
+build/peers/onnxruntime/ready: PACKAGES = onnxruntime onnx onnxscript onnx_ir
+build/peers/torchao/ready: PACKAGES = torchao
+build/peers/bitsandbytes/ready: PACKAGES = bitsandbytes
+build/peers/quanto/ready: PACKAGES = optimum-quanto
+build/peers/%/ready: .venv/ready
+	$(PYTHON) -m venv build/peers/$*
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" \
+	  > $$(build/peers/$*/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/aquatint.pth
+	build/peers/$*/bin/python -m pip install --quiet $(PACKAGES)
+	touch $@
 
 clean:
 	rm -rf build/cpu .venv

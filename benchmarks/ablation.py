@@ -124,8 +124,9 @@ def document(results: dict[str, Any], seeds: int, record: str) -> str:
             row, base = rows[name], rows.get(above.get(name, ""))
             gain = figure([a - b for a, b in zip(row["psnr"], base["psnr"], strict=True)], 2) if base else ""
             table.append([
-                name, figure(row["psnr"], 2), gain, figure(row["distance"], 2), " / ".join(f"{e:.4f}" for e in row["site error"].values()),
-                f"{row['frechet']:.1f}", f"{row['bytes'] / 1e6:.2f}",
+                name, figure(row["psnr"], 2), gain, figure(row["distance"], 2),
+                " / ".join(f"{e:.4f}" for e in row["site error"].values()), f"{row['frechet']:.1f}",
+                f"{row['bytes'] / 1e6:.2f}",
             ])  # fmt: skip
         header = ["W4A4", "PSNR dB ↑", "gain dB", "pixel distance ↓", "site error ↓", "Fréchet ↓", "MB"]
         lines += [

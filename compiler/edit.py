@@ -8,6 +8,28 @@ from torch import Tensor, fx
 
 from aquatint.compiler.errors import PassError
 from aquatint.compiler.program import Program
+from aquatint.runtime.ops import name_of
+
+ITEM = "python::getitem"
+
+
+def is_call(node: object, name: str) -> bool:
+    """Is this a call of the operator `name`?"""
+    return isinstance(node, fx.Node) and node.op == "call_function" and name_of(node.target) == name
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """The node that `node` reads first."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source
+
+
+def activation_of(node: object) -> str:
+    """The name by which our operators know this activation, or nothing."""
+    if is_call(node, "aten::gelu.default"):
+        return {"none": "gelu", "tanh": "gelu_tanh"}[str(node.kwargs.get("approximate", "none"))]  # type: ignore[union-attr]
+    return "silu" if is_call(node, "aten::silu.default") else ""
 
 
 def insert_after(program: Program, source: fx.Node) -> Any:

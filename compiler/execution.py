@@ -24,12 +24,10 @@ Step = Callable[[Values], Any]
 SMALL_PRODUCT = 4096  # outputs; how a BLAS splits so few over threads shows in their last digits
 
 
-class Slot:
-    """In the arguments of a call that is being lowered: a value that is known only at run time."""
-
-
 class Execution:
-    """`lower(name, args, kwargs)` may return a kernel for a call whose arguments are known but for `Slot`s; the kernel
+    """A program as steps; see `advance`.
+
+    `lower(name, args, kwargs)` may return a kernel for a call whose arguments are known but for `ops.Slot`s; the kernel
     gets the values of these, in order. None leaves the call to the operator's meaning.
     """
 
@@ -78,7 +76,7 @@ class Execution:
         return [ops.name_of(n.target) or "" for n in ours if n not in self._kernels]
 
     def _lowered(self, node: fx.Node, lower: Lower) -> Callable[..., Any] | None:
-        known = fx.map_arg((node.args, node.kwargs), lambda n: read(self.weights[n]) if n in self.weights else Slot)
+        known = fx.map_arg((node.args, node.kwargs), lambda n: read(self.weights[n]) if n in self.weights else ops.Slot)
         return lower(ops.name_of(node.target) or "", *known)  # type: ignore[misc]
 
     def _last_reads(self) -> dict[fx.Node, list[fx.Node]]:

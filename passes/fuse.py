@@ -8,13 +8,11 @@ from typing import ClassVar
 
 from torch import fx
 
-from aquatint.compiler.edit import changed_weight
+from aquatint.compiler.edit import ITEM, activation_of, changed_weight, is_call, source_of
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
 from aquatint.runtime import ops
-from aquatint.runtime.ops import name_of, operator_named
-
-ITEM = "python::getitem"
+from aquatint.runtime.ops import operator_named
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,15 @@ class Fuse:
         return Report(self.name, {"": counts})
 
 
-def _is(node: object, name: str) -> bool:
-    return isinstance(node, fx.Node) and node.op == "call_function" and name_of(node.target) == name
-
-
 def _share_quantize(program: Program, node: fx.Node) -> bool:
-    if not _is(node, "aquatint::quantize"):
+    if not is_call(node, "aquatint::quantize"):
         return False
     source = node.args[0]
     assert isinstance(source, fx.Node)
     for other in program.graph.nodes:
         if other is node:
             return False
-        if _is(other, "aquatint::quantize") and other.args == node.args and other.kwargs == node.kwargs:
+        if is_call(other, "aquatint::quantize") and other.args == node.args and other.kwargs == node.kwargs:
             for user in list(node.users):
                 twin = next((u for u in other.users if u.args[1:] == user.args[1:]), None)
                 user.replace_all_uses_with(twin) if twin else user.update_arg(0, other)
@@ -79,9 +73,9 @@ def _share_quantize(program: Program, node: fx.Node) -> bool:
 
 def _take_down(program: Program, node: fx.Node) -> bool:
     """quantize(x) and linear(x, down) become quantize(x, None, down)."""
-    if not _is(node, "aquatint::quantize") or len(node.args) > 1:
+    if not is_call(node, "aquatint::quantize") or len(node.args) > 1:
         return False
-    down = next((n for n in _source(node).users if _is_down(program, n, node)), None)
+    down = next((n for n in source_of(node).users if _is_down(program, n, node)), None)
     if down is None:
         return False
     weight = down.args[1]
@@ -90,7 +84,9 @@ def _take_down(program: Program, node: fx.Node) -> bool:
     with program.graph.inserting_before(node):
         by_tap = matrix if matrix.dim() == 2 else matrix.permute(2, 3, 0, 1).flatten(0, 2)
         new_weight = changed_weight(program, str(weight.target), by_tap.contiguous())
-        new = program.graph.call_function(operator_named("aquatint::quantize"), (_source(node), None, new_weight), node.kwargs)
+        new = program.graph.call_function(
+            operator_named("aquatint::quantize"), (source_of(node), None, new_weight), node.kwargs
+        )
         h = program.graph.call_function(operator_named(ITEM), (new, 2))
     node.replace_all_uses_with(new)
     down.replace_all_uses_with(h)
@@ -100,10 +96,10 @@ def _take_down(program: Program, node: fx.Node) -> bool:
 
 
 def _is_down(program: Program, node: fx.Node, quantize: fx.Node) -> bool:
-    if not (_is(node, "aten::linear.default") or _is(node, "aten::conv2d.default")) or len(node.args) < 2:
+    if not (is_call(node, "aten::linear.default") or is_call(node, "aten::conv2d.default")) or len(node.args) < 2:
         return False
     weight = node.args[1]
-    named = isinstance(weight, fx.Node) and str(weight.target).endswith(".down") and node.args[0] is _source(quantize)
+    named = isinstance(weight, fx.Node) and str(weight.target).endswith(".down") and node.args[0] is source_of(quantize)
     if not named:
         return False
     pointwise = program.weights[str(weight.target)].shape[2:].numel() == 1  # type: ignore[union-attr]
@@ -113,21 +109,21 @@ def _is_down(program: Program, node: fx.Node, quantize: fx.Node) -> bool:
 
 def _feeds(up: fx.Node, product: str) -> bool:
     """Is this up-projection added to such a product, so that `_take_up` will take it?"""
-    found = [_product_below(user.args[0]) for user in up.users if _is(user, "aten::add.Tensor")]
-    return any(node is not None and _is(node, product) for node in found)
+    found = [_product_below(user.args[0]) for user in up.users if is_call(user, "aten::add.Tensor")]
+    return any(node is not None and is_call(node, product) for node in found)
 
 
 def _product_below(node: object) -> fx.Node | None:
     """The gemm that `node` is, or whose pixels it only moves; or the convolution that it is."""
-    if _is(node, "aten::permute.default"):
+    if is_call(node, "aten::permute.default"):
         node = node.args[0]  # type: ignore[union-attr]
-    ours = _is(node, "aquatint::gemm") or _is(node, "aquatint::conv2d")
+    ours = is_call(node, "aquatint::gemm") or is_call(node, "aquatint::conv2d")
     return node if ours and len(node.users) == 1 else None  # type: ignore[union-attr,return-value]
 
 
 def _gemm_below(node: object) -> fx.Node | None:
     found = _product_below(node)
-    return found if found is not None and _is(found, "aquatint::gemm") else None
+    return found if found is not None and is_call(found, "aquatint::gemm") else None
 
 
 def _move_before_readers(*nodes: fx.Node) -> None:
@@ -145,10 +141,10 @@ def _position(node: fx.Node) -> int:
 
 
 def _take_smooth(program: Program, node: fx.Node) -> bool:
-    if not _is(node, "aquatint::quantize") or (len(node.args) > 1 and node.args[1] is not None):
+    if not is_call(node, "aquatint::quantize") or (len(node.args) > 1 and node.args[1] is not None):
         return False
-    smoothed = _source(node)
-    if not _is(smoothed, "aten::mul.Tensor") or len(smoothed.users) != 1:
+    smoothed = source_of(node)
+    if not is_call(smoothed, "aten::mul.Tensor") or len(smoothed.users) != 1:
         return False
     vector = smoothed.args[1]
     if not isinstance(vector, fx.Node) or vector.op != "get_attr":
@@ -164,13 +160,13 @@ def _take_smooth(program: Program, node: fx.Node) -> bool:
 
 def _take_up(program: Program, node: fx.Node) -> bool:
     """add(gemm, product(h, up)) becomes gemm(..., h, up), for the h of a quantize; and so for a convolution."""
-    if not _is(node, "aten::add.Tensor") or (gemm := _product_below(node.args[0])) is None:
+    if not is_call(node, "aten::add.Tensor") or (gemm := _product_below(node.args[0])) is None:
         return False
     up = node.args[1]
-    if not (_is(up, "aten::linear.default") or _is(up, "aten::conv2d.default")):
+    if not (is_call(up, "aten::linear.default") or is_call(up, "aten::conv2d.default")):
         return False
     h, weight = up.args[:2]  # type: ignore[union-attr,misc]
-    if not (_is(h, ITEM) and _is(h.args[0], "aquatint::quantize") and isinstance(weight, fx.Node)):  # type: ignore[union-attr]
+    if not (is_call(h, ITEM) and is_call(h.args[0], "aquatint::quantize") and isinstance(weight, fx.Node)):  # type: ignore[union-attr]
         return False
     with program.graph.inserting_before(gemm):
         flat = changed_weight(program, str(weight.target), program.weights[str(weight.target)].flatten(1))
@@ -180,10 +176,10 @@ def _take_up(program: Program, node: fx.Node) -> bool:
 
 
 def _take_dequantize(program: Program, node: fx.Node) -> bool:
-    if not _is(node, "aten::linear.default") or node.kwargs:
+    if not is_call(node, "aten::linear.default") or node.kwargs:
         return False
     x, weight, *bias = node.args
-    if not _is(weight, "aquatint::dequantize"):
+    if not is_call(weight, "aquatint::dequantize"):
         return False
     stored, options = weight.args, weight.kwargs  # type: ignore[union-attr]
     with program.graph.inserting_before(node):
@@ -196,12 +192,7 @@ def _take_dequantize(program: Program, node: fx.Node) -> bool:
 
 
 def _take_activation(program: Program, node: fx.Node) -> bool:
-    gelu = {"none": "gelu", "tanh": "gelu_tanh"}
-    name = ""
-    if _is(node, "aten::gelu.default"):
-        name = gelu[str(node.kwargs.get("approximate", "none"))]
-    elif _is(node, "aten::silu.default"):
-        name = "silu"
+    name = activation_of(node)
     if name not in ops.ACTIVATIONS or (gemm := _gemm_below(node.args[0])) is None or gemm.kwargs.get("activation"):
         return False
     if len(node.args[0].users) != 1:  # type: ignore[union-attr]
@@ -209,9 +200,3 @@ def _take_activation(program: Program, node: fx.Node) -> bool:
     gemm.kwargs = {**gemm.kwargs, "activation": name}
     node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
     return True
-
-
-def _source(node: fx.Node) -> fx.Node:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    return source

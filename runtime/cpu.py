@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from aquatint.runtime.cpu_kernels import ConvolutionKernel, FloatGemmKernel, GemmKernel, QuantizeKernel
+from aquatint.runtime.cpu_kernels import ConvolutionKernel, FloatGemmKernel, GemmKernel, GroupAffineKernel, QuantizeKernel
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
 INPUT_FORMATS = ("int8", "int4-g64")
@@ -47,7 +47,7 @@ def cpu() -> Cpu:
     return Cpu(kernels)
 
 
-def quantize_refusal(x: Any, smooth: Any = None, down: Any = None, *, format: str, axis: int = -1) -> str | None:
+def quantize_refusal(x: Any, smooth: Any = None, down: Any = None, *affine: Any, format: str, **options: Any) -> str | None:
     """Why there is no kernel for this quantize, or None."""
     return None if format in INPUT_FORMATS else f"no kernel quantizes to {format}"
 
@@ -70,8 +70,13 @@ def float_refusal(
     return None if isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) else "the weight is not fixed"
 
 
+def always(*args: Any, **options: Any) -> None:
+    """There is a kernel for every such call."""
+
+
 KERNELS = (
     Kernel("aquatint::quantize", quantize_refusal, QuantizeKernel),
+    Kernel("aquatint::group_affine", always, GroupAffineKernel),
     Kernel("aquatint::gemm", product_refusal, GemmKernel),
     Kernel("aquatint::gemm", float_refusal, FloatGemmKernel),
     Kernel("aquatint::conv2d", product_refusal, ConvolutionKernel),

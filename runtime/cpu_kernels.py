@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
-from aquatint.runtime.native import KernelSet, ProductCall, QuantizeCall, Window
+from aquatint.runtime.native import GroupAffineCall, KernelSet, ProductCall, QuantizeCall, Window
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cpu/kernel_table.h
 GROUP = 64  # codes that the kernels sum at once
@@ -19,36 +19,75 @@ FEW_ROWS = 16  # up to here a product is limited by reading its weight
 
 
 class QuantizeKernel:
-    """aquatint::quantize with its vectors laid out for the kernel; called with x alone."""
+    """aquatint::quantize with its vectors laid out for the kernel; called with x and what else varies."""
 
     def __init__(
-        self, kernels: KernelSet, x: Any, smooth: Tensor | None = None, down: Tensor | None = None, *,
-        format: str, axis: int = -1,
+        self, kernels: KernelSet, x: Any, smooth: Tensor | None = None, down: Tensor | None = None, gain: Any = None,
+        offset: Any = None, *, format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
     ) -> None:  # fmt: skip
-        self.kernels, self.axis = kernels, axis
-        self.format = format_named(format)
-        self.meant = smooth, down
+        self.kernels, self.axis, self.format = kernels, axis, format_named(format)
+        self.meant = (smooth, down), {"format": format, "axis": axis, "eps": eps, "activation": activation}
+        self.affine = gain, offset
+        self.eps, self.activation = -1.0 if eps is None else eps, ACTIVATIONS.index(activation)
         self.smooth = None if smooth is None else smooth.float().contiguous()
         folded = None if down is None else down.float() if smooth is None else down.float() * smooth.float()
         self.down = None if folded is None else _panels(folded, kernels.columns)
         self.rank = 0 if down is None else len(down)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        if x.shape[self.axis] % GROUP:
-            return ops.quantize(x, *self.meant, format=self.format.name, axis=self.axis)
+    def __call__(self, x: Tensor, *varying: Tensor) -> tuple[Tensor, ...]:
+        given = iter(varying)
+        gain, offset = (next(given) if v is ops.Slot else v for v in self.affine)
+        sets = [_sets(v, x, self.axis) for v in (gain, offset) if v is not None]
+        if x.shape[self.axis] % GROUP or None in sets or len(set(sets)) > 1:
+            return ops.quantize(x, *self.meant[0], gain, offset, **self.meant[1])
         x = x.movedim(self.axis, -1).float().contiguous()
+        gain, offset = (None if v is None else v.float().contiguous() for v in (gain, offset))
         *outer, k = x.shape
-        bits, group = self.format.bits, self.format.group or k
+        m, bits, group = x.numel() // k, self.format.bits, self.format.group or k
         codes = torch.empty(*outer, k * bits // 8, dtype=torch.int8 if bits == 8 else torch.uint8)
         scales = torch.empty(*outer, k // group)
         h = torch.empty(*outer, self.rank) if self.down is not None else None
+        rows_a_set = 0 if not sets or sets[0] == 1 else m // sets[0]
         call = QuantizeCall(
-            _at(x), _at(self.smooth), _at(self.down), x.numel() // k, k, self.rank, group, bits,
-            _at(codes), _at(scales), _at(h),
+            _at(x), _at(self.smooth), _at(self.down), _at(gain), _at(offset), m, k, self.rank, group, rows_a_set,
+            self.eps, self.activation, bits, _at(codes), _at(scales), _at(h),
         )  # fmt: skip
         self.kernels.library.aq_quantize(self.kernels.table, ctypes.byref(call), torch.get_num_threads())
         scales = scales.bfloat16() if self.format.scale == "bfloat16" else scales
         return (codes, scales) if h is None else (codes, scales, h)
+
+
+def _sets(vector: Tensor, x: Tensor, axis: int) -> int | None:
+    """How many vectors of K: 1 for all rows, or one for each of the batch; None for any other shape."""
+    channels, batch = x.shape[axis], x.shape[0]
+    if vector.shape[-1:] != (channels,):
+        return None
+    if vector.numel() == channels:
+        return 1
+    return batch if vector.dim() == x.dim() and vector.shape[0] == batch and vector.numel() == batch * channels else None
+
+
+class GroupAffineKernel:
+    """aquatint::group_affine of images whose channels lie last in memory; called with x."""
+
+    def __init__(
+        self, kernels: KernelSet, x: Any, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float
+    ) -> None:
+        self.kernels, self.groups, self.eps = kernels, groups, eps
+        self.weight, self.bias = (None if v is None else v.float().contiguous() for v in (weight, bias))
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = x.movedim(1, -1).float()
+        if not rows.is_contiguous():
+            return ops.group_affine(x, self.groups, self.weight, self.bias, eps=self.eps)
+        batch, height, width, channels = rows.shape
+        gain, offset = torch.empty(batch, 1, 1, channels), torch.empty(batch, 1, 1, channels)
+        call = GroupAffineCall(
+            _at(rows), _at(self.weight), _at(self.bias), batch, height * width, channels, self.groups, self.eps,
+            _at(gain), _at(offset),
+        )  # fmt: skip
+        self.kernels.library.aq_group_affine(self.kernels.table, ctypes.byref(call), torch.get_num_threads())
+        return gain, offset
 
 
 class _Packed:

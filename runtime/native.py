@@ -15,10 +15,22 @@ class QuantizeCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "smooth", "down")),
-        *((name, ctypes.c_int64) for name in ("m", "k", "rank", "group")),
-        ("bits", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("x", "smooth", "down", "gain", "offset")),
+        *((name, ctypes.c_int64) for name in ("m", "k", "rank", "group", "rows_a_set")),
+        ("eps", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("activation", "bits")),
         *((name, ctypes.c_void_p) for name in ("codes", "scales", "h")),
+    ]
+
+
+class GroupAffineCall(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias")),
+        *((name, ctypes.c_int64) for name in ("images", "pixels", "channels", "groups")),
+        ("eps", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("gain", "offset")),
     ]
 
 
@@ -78,6 +90,7 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_packed_bytes.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     loaded.aq_pack_weight.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
     loaded.aq_quantize.argtypes = [ctypes.c_void_p, ctypes.POINTER(QuantizeCall), ctypes.c_int]
+    loaded.aq_group_affine.argtypes = [ctypes.c_void_p, ctypes.POINTER(GroupAffineCall), ctypes.c_int]
     loaded.aq_product.argtypes = [ctypes.c_void_p, ctypes.POINTER(ProductCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
     pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # torch brings it; without it: one thread

@@ -29,6 +29,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class Slot:
+    """In the arguments of a call that is being lowered: a value that is known only at run time."""
+
+
 @dataclass(frozen=True)
 class Operator:
     """One operator of ours: `name` as printed, and `meaning`, which `__call__` runs."""
@@ -49,17 +53,39 @@ class Operator:
 
 
 def _quantize(
-    x: Tensor, smooth: Tensor | None = None, down: Tensor | None = None, *, format: str, axis: int = -1
+    x: Tensor, smooth: Tensor | None = None, down: Tensor | None = None, gain: Tensor | None = None,
+    offset: Tensor | None = None, *, format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Encode `x * smooth` along `axis`, which moves last; with `down` (r, K) also project: (codes, scales[, h]).
 
     x (..., K), or (B, C, H, W) with axis 1; smooth (K,) multiplies; h (..., r) = (x * smooth) downᵀ in float32.
+    Before that x becomes activation(norm(x) * gain + offset): a layer norm over K where `eps` is given, gain and offset
+    in any shape that fits x with its channels last.
     SVDQuant (arXiv 2411.05007) section 4.2: one read of x serves the product and the low-rank branch.
     """
-    x = x.movedim(axis, -1)
-    smoothed = x.float() if smooth is None else x.float() * smooth.float()
+    x = x.movedim(axis, -1).float()
+    x = x if eps is None else F.layer_norm(x, x.shape[-1:], eps=eps)
+    x = x if gain is None else x * gain.float()
+    x = x if offset is None else x + offset.float()
+    x = ACTIVATIONS[activation](x) if activation else x
+    smoothed = x if smooth is None else x * smooth.float()
     encoded = format_named(format).encode(smoothed)
     return tuple(encoded) if down is None else (*encoded, F.linear(smoothed, down.float()))
+
+
+def _group_affine(
+    x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Group norm (arXiv 1803.08494) as a gain and an offset: group_norm(x) = x * gain + offset with the channels last.
+
+    x (B, C, H, W) -> two tensors (B, 1, 1, C) in float32.
+    """
+    batch, channels = x.shape[:2]
+    variance, mean = torch.var_mean(x.float().reshape(batch, groups, -1), -1, correction=0)
+    gain, mean = (v.repeat_interleave(channels // groups, 1) for v in ((variance + eps).rsqrt(), mean))
+    gain = gain if weight is None else gain * weight.float()
+    offset = -mean * gain if bias is None else bias.float() - mean * gain
+    return gain.view(batch, 1, 1, channels), offset.view(batch, 1, 1, channels)
 
 
 def _dequantize(codes: Tensor, scales: Tensor, *, format: str, dtype: torch.dtype) -> Tensor:
@@ -107,11 +133,12 @@ def _conv2d(
 
 
 quantize = Operator("aquatint::quantize", _quantize)
+group_affine = Operator("aquatint::group_affine", _group_affine)
 dequantize = Operator("aquatint::dequantize", _dequantize)
 gemm = Operator("aquatint::gemm", _gemm)
 conv2d = Operator("aquatint::conv2d", _conv2d)
 
-OURS: dict[str, Operator] = {op.name: op for op in (quantize, dequantize, gemm, conv2d)}
+OURS: dict[str, Operator] = {op.name: op for op in (quantize, group_affine, dequantize, gemm, conv2d)}
 
 PYTHON: dict[str, Callable[..., Any]] = {
     f"python::{f.__name__}": f

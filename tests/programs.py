@@ -74,6 +74,19 @@ def convolutional(seed: int = 0) -> Program:
     return program_of(lines, weights, IMAGE)
 
 
+def normed_block(seed: int = 0) -> Program:
+    """What stands in a U-Net: group norm, SiLU, a 3 x 3 convolution, and all of it again."""
+    random = torch.Generator().manual_seed(seed)
+    weights = {f"norm{i}.{n}": torch.randn(64, generator=random) for i in (1, 2) for n in ("weight", "bias")}
+    weights |= {f"conv{i}.weight": torch.randn(64, 64, 3, 3, generator=random) / 24 for i in (1, 2)}
+    lines = []
+    for i, source in ((1, "x"), (2, "c1")):
+        lines.append(f"%n{i} = aten::group_norm.default(%{source}, 8, @norm{i}.weight, @norm{i}.bias, 1e-05)")
+        lines.append(f"%s{i} = aten::silu.default(%n{i})")
+        lines.append(f"%c{i} = aten::conv2d.default(%s{i}, @conv{i}.weight, None, [1, 1], [1, 1])")
+    return program_of([*lines, "%y = aten::add.Tensor(%c2, %x)", "return [%y]"], weights, IMAGE)
+
+
 def token_inputs(seed: int = 0, calls: int = 2) -> tuple[tuple[Tensor, ...], ...]:
     """Calls whose channels differ in size, as real activations do."""
     random = torch.Generator().manual_seed(seed)
@@ -120,7 +133,7 @@ def random_programs(draw: st.DrawFn) -> Program:
     lines: list[str] = []
     current = "x"
     for i in range(draw(st.integers(1, 6))):
-        kind = draw(st.sampled_from(["linear", "wide", "gelu", "silu", "norm", "residual", "twins"]))
+        kind = draw(st.sampled_from(["linear", "wide", "gelu", "silu", "norm", "adaptive", "residual", "twins"]))
         new = f"n{i}"
         if kind in ("linear", "twins"):
             weights[f"l{i}.weight"] = torch.randn(64, 64, generator=random) / 8
@@ -140,6 +153,12 @@ def random_programs(draw: st.DrawFn) -> Program:
             lines.append(f"%{new} = aten::{kind}.default(%{current})")
         if kind == "norm":
             lines.append(f"%{new} = aten::layer_norm.default(%{current}, [64])")
+        if kind == "adaptive":
+            lines.append(f"%{new}v = aten::mean.dim(%x, [1], True)")
+            lines.append(f"%{new}n = aten::layer_norm.default(%{current}, [64], None, None, 1e-06)")
+            lines.append(f"%{new}g = aten::add.Tensor(%{new}v, 1)")
+            lines.append(f"%{new}m = aten::mul.Tensor(%{new}n, %{new}g)")
+            lines.append(f"%{new} = aten::add.Tensor(%{new}m, %{new}v)")
         if kind == "residual":
             lines.append(f"%{new} = aten::add.Tensor(%{current}, %x)")
         current = new

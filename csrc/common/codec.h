@@ -39,7 +39,7 @@ AQ_HOST_DEVICE inline uint16_t float_to_bfloat16(float value) {
 // Two signed 4-bit codes in a byte, low nibble first.
 AQ_HOST_DEVICE inline int low_code(uint8_t pair) { return int8_t(pair << 4) >> 4; }
 AQ_HOST_DEVICE inline int high_code(uint8_t pair) { return int8_t(pair) >> 4; }
-AQ_HOST_DEVICE inline uint8_t pack_codes(int low, int high) { return uint8_t((low & 15) | (high << 4)); }
+AQ_HOST_DEVICE inline uint8_t pack_codes(int low, int high) { return uint8_t((low & 15) | ((high & 15) << 4)); }
 
 // The scale of a group whose largest magnitude is `largest`, for codes up to `maximum`.
 AQ_HOST_DEVICE inline float group_scale(float largest, float maximum) {

@@ -52,6 +52,7 @@ const KernelTable* known(int index) {
 
 #define AQ_EXPORT extern "C" __attribute__((visibility("default")))
 
+using aquatint::GroupAffineCall;
 using aquatint::KernelTable;
 using aquatint::ProductCall;
 using aquatint::QuantizeCall;
@@ -79,6 +80,10 @@ AQ_EXPORT void aq_quantize(const KernelTable* table, const QuantizeCall* call, i
 
 AQ_EXPORT void aq_product(const KernelTable* table, const ProductCall* call, int threads) {
     aquatint::spread(table->product, *call, table->product_tasks(*call, threads), threads);
+}
+
+AQ_EXPORT void aq_group_affine(const KernelTable* table, const GroupAffineCall* call, int threads) {
+    aquatint::spread(table->group_affine, *call, table->group_affine_tasks(*call, threads), threads);
 }
 
 // Multiply-adds done; see ceiling.h.

@@ -5,12 +5,18 @@
 
 namespace aquatint {
 
+enum Activation : int32_t { kNone, kGelu, kGeluTanh, kSilu };
+
 struct QuantizeCall {
     const float* x;       // (m, k)
     const float* smooth;  // (k) or null
     const float* down;    // packed and smoothed, or null
-    int64_t m, k, rank, group;
-    int32_t bits;    // 4: codes are packed in pairs, scales rounded to bfloat16;  8: neither
+    const float* gain;    // (m / rows_a_set, k), or null; one set of k for all with rows_a_set 0
+    const float* offset;  // as gain
+    int64_t m, k, rank, group, rows_a_set;
+    float eps;           // of a layer norm before all else; negative: none
+    int32_t activation;  // behind gain and offset
+    int32_t bits;        // 4: codes are packed in pairs, scales rounded to bfloat16;  8: neither
     int8_t* codes;   // (m, k) or (m, k / 2)
     float* scales;   // (m, k / group)
     float* h;        // (m, rank) or null
@@ -24,7 +30,15 @@ struct Window {
     int64_t taps[2], stride[2], padding[2], dilation[2];
 };
 
-enum Activation : int32_t { kNone, kGelu, kGeluTanh, kSilu };
+struct GroupAffineCall {
+    const float* x;       // (images, pixels, channels)
+    const float* weight;  // (channels) or null
+    const float* bias;    // (channels) or null
+    int64_t images, pixels, channels, groups;
+    float eps;
+    float* gain;    // (images, channels)
+    float* offset;  // (images, channels)
+};
 
 struct ProductCall {
     const void* x;        // codes (m, k) or (m, k / 2); with `bits` 32 floats; with a window (batch, height, width, channels)
@@ -49,6 +63,8 @@ struct KernelTable {
     void (*quantize)(const QuantizeCall&, int64_t task, int64_t tasks);
     int64_t (*product_tasks)(const ProductCall&, int threads);
     void (*product)(const ProductCall&, int64_t task, int64_t tasks);
+    int64_t (*group_affine_tasks)(const GroupAffineCall&, int threads);
+    void (*group_affine)(const GroupAffineCall&, int64_t task, int64_t tasks);
     double (*ceiling)(int kind, int64_t rounds);
 };
 

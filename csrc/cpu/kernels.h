@@ -6,6 +6,7 @@
 
 #include "cpu/ceiling.h"
 #include "cpu/float_product.h"
+#include "cpu/group_affine.h"
 #include "cpu/kernel_table.h"
 #include "cpu/product.h"
 #include "cpu/quantize.h"
@@ -25,7 +26,7 @@ struct Kernels {
     static constexpr KernelTable table(const char* name) {
         using P = Panels<V>;
         return {name, P::columns, P::packed_bytes, P::pack, Quantize<V>::tasks, Quantize<V>::run, product_tasks, product,
-                Ceiling<V>::run};
+                GroupAffine<V>::tasks, GroupAffine<V>::run, Ceiling<V>::run};
     }
 };
 

@@ -1,4 +1,5 @@
-// x (M, K) * smooth (K) -> codes, scales, and h (M, r) = (x * smooth) down^T, in one read of x.
+// x (M, K) * smooth (K) -> codes, scales, and h (M, r) = (x * smooth) down^T, in one read of x; a norm, gain and offset, and
+// activation that stand before it are done in the same read.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include "common/codec.h"
 #include "cpu/kernel_table.h"
 #include "cpu/panels.h"
+#include "cpu/prologue.h"
 #include "cpu/scratch.h"
 #include "cpu/unroll.h"
 
@@ -14,20 +16,31 @@ namespace aquatint {
 template <class V>
 struct Quantize {
     using P = Panels<V>;
-    static constexpr int64_t kBlock = 48;  // rows a task: their x stays in the cache between codes and projection
+    using Pro = Prologue<V>;
 
-    static int64_t tasks(const QuantizeCall& call, int) { return (call.m + kBlock - 1) / kBlock; }
-
-    static void run(const QuantizeCall& call, int64_t task, int64_t) {
-        int64_t first = task * kBlock, last = std::min(call.m, first + kBlock);
-        for (int64_t row = first; row < last; ++row) encode_row(call, row);
-        if (!call.h) return;
-        for (int64_t panel = 0; panel < P::count(call.rank); ++panel)
-            for (int64_t row = first; row < last; row += V::rows) project_from<V::rows>(call, panel, row, last - row);
+    // Rows a task: what they become stays in the cache between their codes and their projection.
+    static int64_t block(const QuantizeCall& call) {
+        return std::clamp<int64_t>(65536 / call.k / V::rows * V::rows, V::rows, 48);
     }
 
-    static void encode_row(const QuantizeCall& call, int64_t row) {
-        const float* x = call.x + row * call.k;
+    static int64_t tasks(const QuantizeCall& call, int) { return (call.m + block(call) - 1) / block(call); }
+
+    static void run(const QuantizeCall& call, int64_t task, int64_t) {
+        int64_t first = task * block(call), count = std::min(call.m - first, block(call));
+        const float* x = call.x + first * call.k;
+        if (!Pro::empty(call)) {
+            float* rows = scratch<float, 8>(count * call.k);
+            for (int64_t row = 0; row < count; ++row) Pro::run(call, first + row, rows + row * call.k);
+            x = rows;
+        }
+        for (int64_t row = 0; row < count; ++row) encode_row(call, x + row * call.k, first + row);
+        if (!call.h) return;
+        for (int64_t panel = 0; panel < P::count(call.rank); ++panel)
+            for (int64_t row = 0; row < count; row += V::rows)
+                project_from<V::rows>(call, x + row * call.k, panel, first + row, count - row);
+    }
+
+    static void encode_row(const QuantizeCall& call, const float* x, int64_t row) {
         if (call.smooth) {
             float* smoothed = scratch<float, 0>(call.k);
             for (int64_t i = 0; i < call.k; i += V::width)
@@ -56,16 +69,15 @@ struct Quantize {
     }
 
     template <int R>
-    static void project_from(const QuantizeCall& call, int64_t panel, int64_t row, int64_t left) {
+    static void project_from(const QuantizeCall& call, const float* x, int64_t panel, int64_t row, int64_t left) {
         if constexpr (R > 1)
-            if (left < R) return project_from<R - 1>(call, panel, row, left);
-        project<R>(call, panel, row);
+            if (left < R) return project_from<R - 1>(call, x, panel, row, left);
+        project<R>(call, x, panel, row);
     }
 
     // R rows of h, one panel of ranks wide; the smoothing is in `down` already.
     template <int R>
-    static void project(const QuantizeCall& call, int64_t panel, int64_t row) {
-        const float* x = call.x + row * call.k;
+    static void project(const QuantizeCall& call, const float* x, int64_t panel, int64_t row) {
         const float* down = call.down + panel * call.k * P::kColumns;
         typename V::Float low[R], high[R];
         unroll<R>([&](auto r) { low[r] = high[r] = V::zero(); });

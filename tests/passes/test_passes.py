@@ -14,6 +14,7 @@ from aquatint.compiler.problem import Problem
 from aquatint.compiler.program import Program
 from aquatint.compiler.recipe import Pass, Treatment, parse_spec, spec
 from aquatint.compiler.text import text
+from aquatint.passes.absorb import Absorb
 from aquatint.passes.canonicalize import Canonicalize
 from aquatint.passes.fuse import Fuse
 from aquatint.passes.lowrank import LowRankBranch
@@ -26,6 +27,7 @@ from tests.programs import (
     context_for,
     convolutional,
     image_inputs,
+    normed_block,
     program_of,
     random_programs,
     token_inputs,
@@ -35,7 +37,7 @@ W4A8 = Treatment("int4-g64", "int8", 8)
 W4A4 = Treatment("int4-g64", "int4-g64", 8)
 W4A16 = Treatment("int4-g64")
 NVFP4 = Treatment("nvfp4", "nvfp4", 4)
-STEPS: tuple[Pass, ...] = (Canonicalize(), Smooth(grid=4, rows=32), LowRankBranch(3, 32), Quantize(rows=32), Fuse())
+STEPS: tuple[Pass, ...] = (Canonicalize(), Smooth(grid=4, rows=32), LowRankBranch(3, 32), Quantize(rows=32), Fuse(), Absorb())
 
 
 @settings(max_examples=25, deadline=None)
@@ -61,6 +63,28 @@ def test_convolutions(treatment: Treatment) -> None:
     assert ("aquatint::conv2d" in text(program)) == (treatment.activations is not None)
     if treatment.activations:
         assert "aten::conv2d" not in text(program), "the branch is in our operators"
+
+
+def test_what_stands_before_a_quantize_goes_into_it() -> None:
+    program = normed_block()
+    result, _ = run_recipe(program, STEPS, context_for(program, image_inputs(), W4A8))
+    shown = text(result)
+    assert shown.count("aquatint::group_affine") == 2
+    assert shown.count("activation='silu'") == 2
+    assert "aten::group_norm" not in shown
+    assert "aten::silu" not in shown
+    exact, got = program(*image_inputs()[0])[0], result(*image_inputs()[0])[0]
+    assert (got - exact).norm() < 0.1 * exact.norm()
+
+
+def test_an_adaptive_norm_goes_into_its_quantize() -> None:
+    lines = ["%n = aten::layer_norm.default(%x, [64], None, None, 1e-06)", "%v = aten::mean.dim(%x, [1], True)",
+             "%m = aten::mul.Tensor(%n, %v)", "%a = aten::add.Tensor(%m, %v)",
+             "%y = aten::linear.default(%a, @l.weight)", "return [%y]"]  # fmt: skip
+    program = program_of(lines, {"l.weight": torch.randn(64, 64)})
+    result, _ = run_recipe(program, STEPS, context_for(program, token_inputs(), W4A8))
+    assert "aten::layer_norm" not in text(result)
+    assert "%v, %v, format='int8', axis=-1, eps=1e-06)" in text(result)
 
 
 def test_siblings_share_and_the_epilogue_takes_all() -> None:

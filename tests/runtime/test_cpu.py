@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aquatint.compiler.execution import Slot
 from aquatint.compiler.formats import FORMATS
 from aquatint.runtime import ops, target_named
 from aquatint.runtime.cpu import Cpu
 from aquatint.runtime.native import KERNEL_SETS, kernel_set
+from aquatint.runtime.ops import Slot
 
 pytestmark = pytest.mark.native
 
@@ -47,6 +47,52 @@ def test_quantize(kernels: str, format: str, seed: int, m: int, groups: int, smo
     assert torch.equal(scales, expected[1])
     if rank:
         torch.testing.assert_close(h[0], expected[2], rtol=1e-4, atol=1e-3 * expected[2].abs().max().item())
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 999), st.integers(1, 3), st.integers(1, 60), st.integers(1, 5), st.sampled_from([None, 1e-6]),
+    st.sampled_from(["none", "shared", "by sample", "odd"]), st.sampled_from([None, "gelu", "gelu_tanh", "silu"]),
+    st.sampled_from([0, 16, 40]),
+)  # fmt: skip
+def test_quantize_with_what_stands_before(kernels, seed, batch, tokens, groups, eps, affine, activation, rank) -> None:
+    k = 64 * groups
+    random = torch.Generator().manual_seed(seed)
+    x = rows(seed, batch * tokens, k).view(batch, tokens, k)
+    shape = {"shared": (k,), "by sample": (batch, 1, k), "odd": (1, tokens, 1)}.get(affine)
+    gain, offset = (None if shape is None else torch.randn(shape, generator=random) for _ in range(2))
+    smooth = torch.rand(k, generator=random) + 0.1
+    down = torch.randn(rank, k, generator=random) if rank else None
+    options = {"format": "int8", "eps": eps, "activation": activation}
+    slots = (None, None) if shape is None else (Slot, Slot)
+    kernel = target(kernels).lower("aquatint::quantize", (Slot, smooth, down, *slots), options)
+    assert kernel is not None
+    codes, scales, *h = kernel(x) if shape is None else kernel(x, gain, offset)
+    expected = ops.quantize(x, smooth, down, gain, offset, **options)
+    assert (codes.int() - expected[0].int()).abs().max() <= 1, "a last digit may turn a rounding"
+    torch.testing.assert_close(scales, expected[1], rtol=1e-4, atol=1e-30)
+    if rank:
+        torch.testing.assert_close(h[0], expected[2], rtol=1e-4, atol=1e-4 * expected[2].abs().max().item())
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 999), st.integers(1, 3), st.sampled_from([(1, 1), (5, 7), (16, 16)]),
+    st.sampled_from([(64, 8), (96, 32)]), st.booleans(), st.floats(-1000, 1000),
+)  # fmt: skip
+def test_group_affine(kernels, seed, batch, size, channels, weighted, mean) -> None:
+    random = torch.Generator().manual_seed(seed)
+    x = (torch.randn(batch, *size, channels[0], generator=random) + mean).permute(0, 3, 1, 2)
+    weight, bias = (torch.randn(channels[0], generator=random) if weighted else None for _ in range(2))
+    kernel = target(kernels).lower("aquatint::group_affine", (Slot, channels[1], weight, bias), {"eps": 1e-5})
+    assert kernel is not None
+    gain, offset = kernel(x)
+    got = x.movedim(1, -1) * gain + offset
+    expected = torch.nn.functional.group_norm(x.double(), channels[1], None if weight is None else weight.double(),
+                                              None if bias is None else bias.double(), 1e-5).movedim(1, -1)  # fmt: skip
+    torch.testing.assert_close(got.double(), expected, rtol=1e-3, atol=1e-3 * (1 + abs(mean) / 10))
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)

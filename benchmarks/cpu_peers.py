@@ -1,0 +1,142 @@
+"""Our CPU engine beside every other way to run a model on this CPU, in one run.
+
+    make peers                               # each peer into its own environment under build/peers
+    python -m benchmarks.cpu_peers           # docs/cpu_peers.md, docs/cpu_peers.png and a dated JSON
+    python -m benchmarks.cpu_peers --cases linear --threads 1
+
+All contenders of a case are loaded and take turns, so that a noisy moment hits them all; figures are medians over the turns
+with quartiles, and ratios to torch fp32. A peer that is not installed, or that refuses a case, is reported with its reason.
+`bare integer loop` and `bare FMA loop` do the case's multiply-adds on registers alone: the machine's ceiling at that moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.cases import CASES, Case
+from benchmarks.peers.contenders import CONTENDERS, Contender
+from benchmarks.records import markdown, write_record
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE, CEILINGS = "torch fp32", ("bare integer loop", "bare FMA loop")
+
+
+@dataclass
+class Worker:
+    """A contender's process; `about` is its first answer, `seconds` what it measured."""
+
+    name: str
+    process: subprocess.Popen[str]
+    about: dict[str, Any] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    def answer(self) -> dict[str, Any]:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        return json.loads(line) if line else {"missing": "its process ended"}
+
+    def ask(self, calls: int) -> dict[str, Any]:
+        assert self.process.stdin
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", default="", help="only cases whose name holds this")
+    parser.add_argument("--contenders", default="", help="only contenders whose name holds one of these, by commas")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--no-page", action="store_true", help="print the tables and write nothing")
+    options = parser.parse_args()
+    wanted = [c for c in CONTENDERS.values() if any(part in c.name for part in options.contenders.split(","))]
+    results = {c.name: measure(c, wanted, options) for c in CASES.values() if options.cases in c.name}
+    print(tables(results))
+    if options.no_page:
+        return
+    from benchmarks.peers.plot import plot
+
+    path = write_record("cpu_peers", {"threads": options.threads, "turns": options.turns, "cases": results})
+    head = f"# CPU: aquatint beside its peers\n\n`python -m benchmarks.cpu_peers --threads {options.threads}` on {cpu()}, "
+    head += f"{options.threads} threads; raw: `benchmarks/results/{path.name}`.\n\n![ratios to torch fp32](cpu_peers.png)\n\n"
+    (ROOT / "docs" / "cpu_peers.md").write_text(head + tables(results))
+    plot(results, ROOT / "docs" / "cpu_peers.png")
+
+
+def cpu() -> str:
+    from aquatint.commands.bench import processor
+
+    return processor()
+
+
+def measure(case: Case, wanted: list[Contender], options: argparse.Namespace) -> dict[str, Any]:
+    """Start every contender, let them take turns, and stop them."""
+    workers = [started(c, case, options.threads) for c in wanted if case.macs or c.name not in CEILINGS]
+    try:
+        ready = [w for w in workers if "missing" not in w.about]
+        for _ in range(options.turns):
+            for worker in ready:
+                answer = worker.ask(2)
+                worker.seconds += answer.get("seconds", [])
+                time.sleep(0.02)  # until its threads sleep
+    finally:
+        for worker in workers:
+            worker.process.kill()
+    rows = {w.name: row(w, case) for w in workers}
+    print(case.name, {name: round(r["ms"], 2) if "ms" in r else r["missing"] for name, r in rows.items()}, flush=True)
+    return rows
+
+
+def started(contender: Contender, case: Case, threads: int) -> Worker:
+    """One at a time: to prepare a model keeps both cores busy."""
+    environment = ROOT / "build" / "peers" / (contender.environment or "") / "bin" / "python"
+    python = sys.executable if contender.environment is None else str(environment)
+    if not Path(python).is_file():
+        return Worker(contender.name, subprocess.Popen(["true"]), {"missing": "not installed: run make peers"})
+    process = subprocess.Popen(
+        [python, "-W", "ignore", "-m", "benchmarks.peers.worker", contender.name, case.name, str(threads)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    worker = Worker(contender.name, process)
+    worker.about = worker.answer()
+    return worker
+
+
+def row(worker: Worker, case: Case) -> dict[str, Any]:
+    if not worker.seconds:
+        return {"missing": worker.about.get("missing", "it never answered")}
+    low, median, high = statistics.quantiles(worker.seconds, n=4)
+    rate = {"GMAC/s": case.macs / median / 1e9} if case.macs else {}
+    return {**worker.about, "ms": median * 1e3, "quartiles ms": [low * 1e3, high * 1e3], **rate}
+
+
+def tables(results: dict[str, Any]) -> str:
+    """One table a case."""
+    text = ""
+    for case, rows in results.items():
+        base, top = rows.get(BASE, {}).get("ms"), rows.get(CEILINGS[0], {}).get("ms")
+        header = ["", "median ms", "quartiles", "x torch fp32", *(["of ceiling"] if top else []), "SQNR dB", "resident MB"]
+        lines = []
+        for name, r in rows.items():
+            if "missing" in r:
+                lines.append([name, r["missing"].replace("|", "/"), *[""] * (len(header) - 2)])
+                continue
+            share = [f"{top / r['ms']:.0%}"] if top else []
+            quality = [f"{r['sqnr']:.1f}" if r.get("sqnr") is not None else "", f"{r['resident MB']:.0f}"]
+            ratio = f"{base / r['ms']:.2f}" if base else ""
+            span = " - ".join(f"{q:.2f}" for q in r["quartiles ms"])
+            lines.append([name, f"{r['ms']:.2f}", span, ratio, *share, *quality])
+        text += f"## {case}\n\n{markdown(header, lines)}\n"
+    return text
+
+
+if __name__ == "__main__":
+    main()

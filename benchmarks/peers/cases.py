@@ -1,0 +1,81 @@
+"""What every contender runs: modules with fixed random weights, or the models that are shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LINEARS = ((1024, 1152, 4608), (1024, 4608, 1152), (256, 1152, 1152), (4096, 1024, 1024))
+CONVOLUTIONS = ((320, 32), (640, 16))
+
+
+@dataclass(frozen=True)
+class Case:
+    """build() gives the module, its inputs, and `macs`, the multiply-adds of one call (0: not counted)."""
+
+    name: str
+    build: Callable[[], tuple[nn.Module, tuple[Any, ...]]]
+    macs: int = 0
+
+
+def linear(rows: int, inner: int, outputs: int) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Weights as large models have them: a few strong directions, and some channels of the input ten times the others."""
+    import torch
+
+    torch.manual_seed(0)
+    module = torch.nn.Linear(inner, outputs)
+    channels = torch.ones(inner)
+    channels[torch.randperm(inner)[: inner // 64]] = 10
+    with torch.no_grad():
+        module.weight += torch.randn(outputs, 8) @ torch.randn(8, inner) / (8 * inner) ** 0.5
+    return module, (torch.randn(1, rows, inner) * channels,)
+
+
+def convolution(channels: int, size: int) -> tuple[nn.Module, tuple[Any, ...]]:
+    import torch
+
+    torch.manual_seed(0)
+    return torch.nn.Conv2d(channels, channels, 3, padding=1), (torch.randn(1, channels, size, size),)
+
+
+def shipped(folder: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    """A shipped model with two samples at a middle time step."""
+    import torch
+
+    from aquatint.checkpoint import open_checkpoint
+    from aquatint.commands.demo import MODELS
+
+    torch.manual_seed(0)
+    model = open_checkpoint(MODELS / folder).model.eval()
+    inputs = torch.randn(2, 1, 28, 28), torch.tensor([500, 500])
+    return model, (*inputs, torch.tensor([3, 7])) if "dit" in folder else inputs
+
+
+def dit_xl(depth: int, size: int) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The first `depth` blocks of a DiT-XL/2 with random weights, on one latent of `size` pixels."""
+    import torch
+    from diffusers import DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, num_layers=depth, sample_size=size
+    )
+    return model.eval(), (torch.randn(1, 4, size, size), torch.tensor([500]), torch.tensor([3]))
+
+
+CASES = {
+    case.name: case
+    for case in (
+        *(Case(f"linear {m}x{k}x{n}", partial(linear, m, k, n), m * k * n) for m, k, n in LINEARS),
+        *(Case(f"conv3x3 {c} at {s}", partial(convolution, c, s), 9 * c * c * s * s) for c, s in CONVOLUTIONS),
+        Case("fashion-dit", partial(shipped, "fashion-dit")),
+        Case("fashion-unet", partial(shipped, "fashion-unet")),
+        Case("DiT-XL/2, 4 blocks, 256 tokens", partial(dit_xl, 4, 32)),
+        Case("DiT-XL/2, 4 blocks, 1024 tokens", partial(dit_xl, 4, 64)),
+    )
+}

@@ -1,0 +1,196 @@
+"""The contenders: each takes a module and its inputs, and returns what runs it on those inputs.
+
+`environment` is the folder under build/peers that `make peers` fills; None is the project's own. Peers import late, as each
+is installed in its own environment alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """prepare(module, inputs, macs) -> run(), which returns the output; a ceiling returns nothing."""
+
+    name: str
+    environment: str | None
+    prepare: Callable[[Any, tuple[Any, ...], int], Run]
+
+
+def first(output: Any) -> Any:
+    """The tensor in what a diffusers model returns."""
+    return output[0] if isinstance(output, tuple) or hasattr(output, "sample") else output
+
+
+def eager(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
+    return lambda: first(module(*inputs))
+
+
+def compiled(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
+    import torch
+
+    fast = torch.compile(module)
+    return lambda: first(fast(*inputs))
+
+
+def torchao(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    holder = _holder(module)
+    quantize_(holder, Int8DynamicActivationInt8WeightConfig())
+    return compiled(holder, inputs, macs)
+
+
+def bitsandbytes(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
+    import bitsandbytes as bnb
+    import torch
+
+    holder = _holder(module)
+    for parent in list(holder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                small = bnb.nn.Linear4bit(
+                    child.in_features, child.out_features, child.bias is not None,
+                    compute_dtype=torch.float32, quant_type="nf4",
+                )  # fmt: skip
+                small.load_state_dict(child.state_dict())
+                setattr(parent, name, small.to("cpu"))
+    return eager(holder, inputs, macs)
+
+
+def quanto(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
+    from optimum.quanto import freeze, qint4, quantize
+
+    holder = _holder(module)
+    quantize(holder, weights=qint4)
+    freeze(holder)
+    return eager(holder, inputs, macs)
+
+
+def openvino(module: Any, inputs: tuple[Any, ...], macs: int, *, weights: str) -> Run:
+    """fp32; int8 weights and activations by nncf.quantize; or 4-bit weights with activations quantized on the fly."""
+    import nncf
+    import openvino as ov
+    import torch
+
+    exported = torch.export.export(module, inputs, strict=False)
+    model = ov.convert_model(exported)
+    options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    arrays = [t.numpy() for t in inputs]
+    if weights == "int8":
+        model = nncf.quantize(model, nncf.Dataset([arrays]), subset_size=1, model_type=nncf.ModelType.TRANSFORMER)
+    if weights == "u4":
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=64, ratio=1.0, all_layers=True)
+        options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 64
+    request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
+    return lambda: torch.from_numpy(request.infer(arrays, share_inputs=True)[0])
+
+
+def onnxruntime(module: Any, inputs: tuple[Any, ...], macs: int, *, weights: str) -> Run:
+    """fp32; quantize_dynamic; or MatMulNBits with 8-bit activations (accuracy_level 4)."""
+    import onnx
+    import onnxruntime as ort
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, small = Path(folder) / "model.onnx", Path(folder) / "small.onnx"
+        torch.onnx.export(module, inputs, path, dynamo=True, external_data=False, verbose=False)
+        if weights == "int8":
+            quantize_dynamic(path, small, weight_type=QuantType.QInt8)
+            path = small
+        if weights == "nbits":
+            quantizer = MatMulNBitsQuantizer(onnx.load(path), block_size=64, is_symmetric=True, accuracy_level=4)
+            quantizer.process()
+            onnx.save(quantizer.model.model, small)
+            path = small
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), inputs, strict=True)}
+    return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+
+def ours(module: Any, inputs: tuple[Any, ...], macs: int, *, recipe: str, rank: int = 32, fused: bool = True) -> Run:
+    """A preset; a module that is a single site is treated too, though a preset keeps what is first and last."""
+    import torch
+
+    import aquatint
+
+    chosen = aquatint.recipe_named(recipe)
+    rules = chosen.rules
+    if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+        rules = tuple(rule for rule in rules if rule.match in ("*", "@convolution"))
+    rules = tuple(r if r.treatment is None else _with_rank(r, rank) for r in rules)
+    passes = tuple(p for p in chosen.passes if (rank or p.name != "lowrank") and (fused or p.name != "fuse"))
+    holder = _holder(module)
+    small = aquatint.optimize(holder, replace(chosen, passes=passes, rules=rules), calibrate=lambda m: m(*inputs))
+    return lambda: first(small(*inputs))
+
+
+def _with_rank(rule: Any, rank: int) -> Any:
+    return replace(rule, treatment=replace(rule.treatment, rank=rule.treatment.rank * rank // 32))
+
+
+def ceiling(module: Any, inputs: tuple[Any, ...], macs: int, *, kind: int) -> Run:
+    """As many multiply-adds as the case has, on registers alone, on every thread."""
+    import torch
+
+    from aquatint.runtime.native import best_kernel_set
+
+    kernels = best_kernel_set()
+    assert kernels is not None, "the compiled kernels are not built"
+    threads = torch.get_num_threads()
+    loop = partial(kernels.library.aq_ceiling, kernels.table, kind)
+    rounds = int(macs / threads / (loop(1000) / 1000))
+
+    def run() -> None:
+        others = [threading.Thread(target=loop, args=(rounds,)) for _ in range(threads - 1)]
+        for other in others:
+            other.start()
+        loop(rounds)
+        for other in others:
+            other.join()
+
+    return run
+
+
+def _holder(module: Any) -> Any:
+    """A leaf in a container, so that it has a name and can be replaced."""
+    import torch
+
+    return torch.nn.Sequential(module) if not list(module.children()) else module
+
+
+CONTENDERS = {
+    c.name: c
+    for c in (
+        Contender("torch fp32", None, eager),
+        Contender("torch.compile fp32", None, compiled),
+        Contender("torchao int8 + compile", "torchao", torchao),
+        Contender("OpenVINO fp32", "openvino", partial(openvino, weights="fp32")),
+        Contender("OpenVINO int8", "openvino", partial(openvino, weights="int8")),
+        Contender("OpenVINO u4", "openvino", partial(openvino, weights="u4")),
+        Contender("onnxruntime fp32", "onnxruntime", partial(onnxruntime, weights="fp32")),
+        Contender("onnxruntime dynamic int8", "onnxruntime", partial(onnxruntime, weights="int8")),
+        Contender("onnxruntime MatMulNBits", "onnxruntime", partial(onnxruntime, weights="nbits")),
+        Contender("bitsandbytes NF4", "bitsandbytes", bitsandbytes),
+        Contender("quanto int4", "quanto", quanto),
+        Contender("aquatint W4A8 r32", None, partial(ours, recipe="svdq-w4a8-r32")),
+        Contender("aquatint W4A8 r32, unfused", None, partial(ours, recipe="svdq-w4a8-r32", fused=False)),
+        Contender("aquatint W4A8 r0", None, partial(ours, recipe="svdq-w4a8-r32", rank=0)),
+        Contender("aquatint W4A4 r32", None, partial(ours, recipe="svdq-w4a4-r32")),
+        Contender("bare integer loop", None, partial(ceiling, kind=0)),
+        Contender("bare FMA loop", None, partial(ceiling, kind=1)),
+    )
+}

@@ -1,0 +1,75 @@
+"""One contender on one case, in its own process: prints what it is, then times itself whenever it is told to.
+
+python -m benchmarks.peers.worker CONTENDER CASE THREADS      # then a number of calls on each line of its input
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from typing import Any, TextIO
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not mix with our answers
+    name, case, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    try:
+        serve(name, case, threads, answers)
+    except Exception as error:
+        message = str(error).strip().splitlines()
+        say(answers, {"missing": f"{type(error).__name__}: {message[0][:160] if message else ''}"})
+
+
+def serve(name: str, case_name: str, threads: int, answers: TextIO) -> None:
+    import torch
+
+    from benchmarks.peers.cases import CASES
+    from benchmarks.peers.contenders import CONTENDERS, first
+
+    torch.set_num_threads(threads)
+    case = CASES[case_name]
+    module, inputs = case.build()
+    with torch.no_grad():
+        exact = first(module(*inputs)).clone()
+        run = CONTENDERS[name].prepare(module, inputs, case.macs)
+        got = run()
+        run()
+        del module
+        gc.collect()
+        say(answers, {"sqnr": None if got is None else sqnr(exact, got), "resident MB": resident()})
+        for line in sys.stdin:
+            run()  # wakes the threads that slept while others had their turn
+            say(answers, {"seconds": [timed(run) for _ in range(int(line))]})
+
+
+def timed(run: Any) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def sqnr(exact: Any, got: Any) -> float:
+    """Decibels of the exact output over the error."""
+    error = (got.double() - exact.double()).square().sum().item()
+    return 10 * math.log10(exact.double().square().sum().item() / error) if error else math.inf
+
+
+def resident() -> float:
+    with open("/proc/self/status") as stream:  # noqa: PTH123
+        return next(int(line.split()[1]) / 1e3 for line in stream if line.startswith("VmRSS"))
+
+
+def say(answers: TextIO, message: dict[str, Any]) -> None:
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+// What stands before a quantize, done to a row while it is read: layer norm, gain and offset, activation.
+#pragma once
+
+#include <cmath>
+
+#include "cpu/activation.h"
+#include "cpu/kernel_table.h"
+
+namespace aquatint {
+
+template <class V>
+struct Prologue {
+    using Float = typename V::Float;
+
+    static bool empty(const QuantizeCall& call) { return call.eps < 0 && !call.gain && !call.offset && !call.activation; }
+
+    // One row of activation(norm(x) * gain + offset).
+    static void run(const QuantizeCall& call, int64_t row, float* out) {
+        const float* x = call.x + row * call.k;
+        int64_t set = call.rows_a_set ? row / call.rows_a_set * call.k : 0;
+        float mean = 0.0f, factor = 1.0f;
+        if (call.eps >= 0) {
+            mean = sum(call.k, [&](int64_t i) { return V::load(x + i); }) / float(call.k);
+            auto centre = V::set(-mean);
+            float squares = sum(call.k, [&](int64_t i) {
+                auto d = V::add(V::load(x + i), centre);
+                return V::mul(d, d);
+            });
+            factor = 1.0f / std::sqrt(squares / float(call.k) + call.eps);
+        }
+        auto centre = V::set(-mean), scale = V::set(factor);
+        for (int64_t i = 0; i < call.k; i += V::width) {
+            auto value = V::mul(V::add(V::load(x + i), centre), scale);
+            if (call.gain) value = V::mul(value, V::load(call.gain + set + i));
+            if (call.offset) value = V::add(value, V::load(call.offset + set + i));
+            V::store(out + i, Activations<V>::apply(call.activation, value));
+        }
+    }
+
+    template <class F>
+    static float sum(int64_t count, F&& part) {
+        auto sums = V::zero();
+        for (int64_t i = 0; i < count; i += V::width) sums = V::add(sums, part(i));
+        float lanes[V::width], total = 0.0f;
+        V::store(lanes, sums);
+        for (float lane : lanes) total += lane;
+        return total;
+    }
+};
+
+}  // namespace aquatint

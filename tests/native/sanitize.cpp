@@ -1,0 +1,121 @@
+// Every kernel of every instruction set on buffers of exactly the size that it may touch, with hostile numbers in them.
+// Built with AddressSanitizer and UndefinedBehaviorSanitizer by tests/runtime/test_sanitizers.py. Prints what it ran.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "cpu/kernel_table.h"
+
+using namespace aquatint;
+extern "C" const KernelTable* aq_kernels(int index);
+extern "C" void aq_quantize(const KernelTable*, const QuantizeCall*, int threads);
+extern "C" void aq_product(const KernelTable*, const ProductCall*, int threads);
+extern "C" void aq_group_affine(const KernelTable*, const GroupAffineCall*, int threads);
+
+namespace {
+
+std::mt19937 engine(1);
+
+int64_t draw(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine); }
+
+// Mostly ordinary numbers; now and then none, a huge one, or no number at all.
+std::vector<float> floats(int64_t count) {
+    std::vector<float> values(count);
+    std::normal_distribution<float> normal;
+    for (auto& value : values) value = normal(engine);
+    const float hostile[] = {0.0f, -0.0f, 3e38f, -3e38f, 1e-40f, std::numeric_limits<float>::infinity(), std::nanf("")};
+    for (float value : hostile)
+        if (count && draw(0, 3) == 0) values[draw(0, count - 1)] = value;
+    return values;
+}
+
+template <class T>
+std::vector<T> bytes(int64_t count) {
+    std::vector<T> values(count);
+    for (auto& value : values) value = T(draw(0, 255));
+    return values;
+}
+
+int64_t panels_of(const KernelTable* table, int64_t n) { return (n + table->columns() - 1) / table->columns() * table->columns(); }
+
+void quantize(const KernelTable* table) {
+    int64_t sets = draw(1, 3), rows = draw(1, 40), k = 64 * draw(1, 6), rank = draw(0, 1) ? draw(1, 70) : 0, m = sets * rows;
+    int bits = draw(0, 1) ? 8 : 4;
+    int64_t group = bits == 4 ? 64 : k;
+    auto x = floats(m * k), smooth = floats(k), down = floats(panels_of(table, rank) * k), gain = floats(sets * k);
+    std::vector<int8_t> codes(m * k * bits / 8);
+    std::vector<float> scales(m * k / group), h(m * rank);
+    bool affine = draw(0, 1);
+    QuantizeCall call{x.data(), draw(0, 1) ? smooth.data() : nullptr, rank ? down.data() : nullptr,
+                      affine ? gain.data() : nullptr, affine ? gain.data() : nullptr, m, k, rank, group, sets > 1 ? rows : 0,
+                      draw(0, 1) ? 1e-6f : -1.0f, int32_t(draw(0, 3)), bits, codes.data(), scales.data(),
+                      rank ? h.data() : nullptr};
+    aq_quantize(table, &call, 1);
+}
+
+void product(const KernelTable* table) {
+    static const int kinds[] = {4, 8, 32};
+    int bits = kinds[draw(0, 2)];
+    int64_t m = draw(1, 120), n = draw(1, 90), groups = draw(1, 20), k = 64 * groups, rank = draw(0, 1) ? draw(1, 40) : 0;
+    if (bits == 32) rank = 0;
+    Window window{};
+    bool gathered = bits != 32 && draw(0, 1);
+    int64_t pixels = m, taps = 1, channel_groups = groups;
+    if (gathered) {
+        channel_groups = draw(1, 3);
+        window = {draw(1, 9), draw(1, 9), 64 * channel_groups, 0, 0, {draw(1, 3), draw(1, 3)}, {draw(1, 2), draw(1, 2)},
+                  {draw(0, 2), draw(0, 2)}, {draw(1, 2), draw(1, 2)}};
+        auto size = [&](int64_t length, int i) {
+            int64_t room = length + 2 * window.padding[i] - window.dilation[i] * (window.taps[i] - 1) - 1;
+            return room < 0 ? 0 : room / window.stride[i] + 1;
+        };
+        window.rows = size(window.height, 0), window.columns = size(window.width, 1);
+        int64_t images = draw(1, 2);
+        pixels = images * window.height * window.width, m = images * window.rows * window.columns;
+        taps = window.taps[0] * window.taps[1], k = taps * window.channels;
+        if (m == 0) return;
+    }
+    auto codes = bytes<int8_t>(bits == 32 ? 0 : pixels * k / taps * bits / 8);
+    for (auto& code : codes)
+        if (bits == 8 && code == -128) code = -127;  // what quantize never writes
+    auto x = floats(bits == 32 ? m * k : 0);
+    int64_t scale_groups = bits == 4 ? channel_groups : 1;
+    auto scales = floats(pixels * scale_groups), weight_scales = floats(panels_of(table, n) * k / 64);
+    auto stored = bytes<uint8_t>(n * k / 2), packed = std::vector<uint8_t>(table->packed_bytes(n, k));
+    table->pack_weight(stored.data(), n, k, packed.data());
+    auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up = floats(panels_of(table, n) * rank);
+    std::vector<float> y(m * n);
+    ProductCall call{bits == 32 ? static_cast<const void*>(x.data()) : codes.data(), scales.data(), packed.data(),
+                     weight_scales.data(), draw(0, 1) ? bias.data() : nullptr, rank ? h.data() : nullptr,
+                     rank ? up.data() : nullptr, gathered ? &window : nullptr, m, n, k, rank, scale_groups, bits,
+                     int32_t(draw(0, 3)), y.data()};
+    aq_product(table, &call, 1);
+}
+
+void group_affine(const KernelTable* table) {
+    int64_t images = draw(1, 3), pixels = draw(1, 50), groups = draw(1, 8), channels = groups * draw(1, 20);
+    auto x = floats(images * pixels * channels), weight = floats(channels);
+    std::vector<float> gain(images * channels), offset(images * channels);
+    GroupAffineCall call{x.data(), draw(0, 1) ? weight.data() : nullptr, draw(0, 1) ? weight.data() : nullptr,
+                         images, pixels, channels, groups, 1e-5f, gain.data(), offset.data()};
+    aq_group_affine(table, &call, 1);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    int rounds = argc > 1 ? std::atoi(argv[1]) : 100;
+    for (int index = 0; index < 4; ++index) {
+        const KernelTable* table = aq_kernels(index);
+        if (!table) continue;
+        for (int round = 0; round < rounds; ++round) {
+            quantize(table);
+            product(table);
+            group_affine(table);
+        }
+        std::printf("%s\n", table->name);
+    }
+}
