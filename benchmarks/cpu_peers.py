@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -51,24 +52,28 @@ class Worker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="", help="only cases whose name holds this")
+    parser.add_argument("--cases", default="", help="only cases whose name holds one of these, by commas")
     parser.add_argument("--contenders", default="", help="only contenders whose name holds one of these, by commas")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--no-page", action="store_true", help="print the tables and write nothing")
     options = parser.parse_args()
-    wanted = [c for c in CONTENDERS.values() if any(part in c.name for part in options.contenders.split(","))]
-    results = {c.name: measure(c, wanted, options) for c in CASES.values() if options.cases in c.name}
+    wanted = [c for c in CONTENDERS.values() if _named(c.name, options.contenders)]
+    results = {c.name: measure(c, wanted, options) for c in CASES.values() if _named(c.name, options.cases)}
     print(tables(results))
     if options.no_page:
         return
     from benchmarks.peers.plot import plot
 
     path = write_record("cpu_peers", {"threads": options.threads, "turns": options.turns, "cases": results})
-    head = f"# CPU: aquatint beside its peers\n\n`python -m benchmarks.cpu_peers --threads {options.threads}` on {cpu()}, "
+    head = f"# CPU: aquatint beside its peers\n\n`python -m benchmarks.cpu_peers {shlex.join(sys.argv[1:])}` on {cpu()}, "
     head += f"{options.threads} threads; raw: `benchmarks/results/{path.name}`.\n\n![ratios to torch fp32](cpu_peers.png)\n\n"
     (ROOT / "docs" / "cpu_peers.md").write_text(head + tables(results))
     plot(results, ROOT / "docs" / "cpu_peers.png")
+
+
+def _named(name: str, parts: str) -> bool:
+    return any(part in name for part in parts.split(","))
 
 
 def cpu() -> str:

@@ -15,6 +15,19 @@ from aquatint.compiler.numerics import single_thread
 BLOCK = 128
 
 
+def shrunk(gram: Tensor, count: int) -> Tensor:
+    """`gram` of `count` rows drawn towards its diagonal where these are fewer than 2 K: what few rows say of how inputs
+    go together is chance, and GPTQ would learn it. (Linear shrinkage: Ledoit & Wolf 2004; the weight here is a plain rule.)
+    """
+    chance = max(0.0, 1 - count / (2 * len(gram)))
+    if chance == 0:
+        return gram
+    diagonal = gram.diagonal().clone()
+    gram = gram * (1 - chance)
+    gram.diagonal().copy_(diagonal)
+    return gram
+
+
 def gptq(weight: Tensor, gram: Tensor, number: NumberFormat, damping: float = 0.01) -> Encoded:
     """`weight` (N, taps, width) in `number`, for inputs whose mean xᵀx is `gram` (K, K), K = taps * width."""
     stored = number.encode(weight).scales

@@ -34,11 +34,12 @@ class Calibration:
 @dataclass(frozen=True)
 class Statistics:
     """rows (S, taps, width): a sample of the input's rows; largest (width,): each channel's largest magnitude;
-    gram (K, K): the mean of xᵀx over many rows, or None where nobody asked."""
+    gram (K, K): the mean of xᵀx over `count` rows, or None where nobody asked."""
 
     rows: Tensor
     largest: Tensor
     gram: Tensor | None
+    count: int
 
 
 def sweep(
@@ -82,7 +83,7 @@ def _gather(group: Group, node: fx.Node, inputs: list[Tensor], seed: int, rows: 
             flat = picked.flatten(1)
             total.addmm_(flat.T, flat)
             count += len(flat)
-    return Statistics(torch.cat(sample), largest, None if total is None else total.div_(count))
+    return Statistics(torch.cat(sample), largest, None if total is None else total.div_(count), count)
 
 
 def _rows(

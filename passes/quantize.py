@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from aquatint.compiler.edit import new_weight
 from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.formats import Encoded, NumberFormat, format_named
-from aquatint.compiler.gptq import gptq
+from aquatint.compiler.gptq import gptq, shrunk
 from aquatint.compiler.numerics import total
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.plan import Group
@@ -63,7 +63,7 @@ class Quantize:
     def _encode(self, rows: Tensor, number: NumberFormat, seen: Statistics) -> Encoded:
         if seen.gram is None:
             return number.encode(rows)
-        return gptq(rows, seen.gram, number)
+        return gptq(rows, shrunk(seen.gram, seen.count), number)
 
 
 def _errors(program: Program, group: Group, site: Site, problem: Problem, stored: Tensor) -> dict[str, Any]:

@@ -16,14 +16,15 @@ CONVOLUTIONS = ((320, 32), (640, 16))
 
 @dataclass(frozen=True)
 class Case:
-    """build() gives the module, its inputs, and `macs`, the multiply-adds of one call (0: not counted)."""
+    """build(seed) gives the module, always the same, and inputs drawn with the seed; macs are the multiply-adds of one call
+    (0: not counted)."""
 
     name: str
-    build: Callable[[], tuple[nn.Module, tuple[Any, ...]]]
+    build: Callable[[int], tuple[nn.Module, tuple[Any, ...]]]
     macs: int = 0
 
 
-def linear(rows: int, inner: int, outputs: int) -> tuple[nn.Module, tuple[Any, ...]]:
+def linear(rows: int, inner: int, outputs: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
     """Weights as large models have them: a few strong directions, and some channels of the input ten times the others."""
     import torch
 
@@ -33,30 +34,33 @@ def linear(rows: int, inner: int, outputs: int) -> tuple[nn.Module, tuple[Any, .
     channels[torch.randperm(inner)[: inner // 64]] = 10
     with torch.no_grad():
         module.weight += torch.randn(outputs, 8) @ torch.randn(8, inner) / (8 * inner) ** 0.5
+    torch.manual_seed(seed)
     return module, (torch.randn(1, rows, inner) * channels,)
 
 
-def convolution(channels: int, size: int) -> tuple[nn.Module, tuple[Any, ...]]:
+def convolution(channels: int, size: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
     import torch
 
     torch.manual_seed(0)
-    return torch.nn.Conv2d(channels, channels, 3, padding=1), (torch.randn(1, channels, size, size),)
+    module = torch.nn.Conv2d(channels, channels, 3, padding=1)
+    torch.manual_seed(seed)
+    return module, (torch.randn(1, channels, size, size),)
 
 
-def shipped(folder: str) -> tuple[nn.Module, tuple[Any, ...]]:
+def shipped(folder: str, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
     """A shipped model with two samples at a middle time step."""
     import torch
 
     from aquatint.checkpoint import open_checkpoint
     from aquatint.commands.demo import MODELS
 
-    torch.manual_seed(0)
     model = open_checkpoint(MODELS / folder).model.eval()
+    torch.manual_seed(seed)
     inputs = torch.randn(2, 1, 28, 28), torch.tensor([500, 500])
     return model, (*inputs, torch.tensor([3, 7])) if "dit" in folder else inputs
 
 
-def dit_xl(depth: int, size: int) -> tuple[nn.Module, tuple[Any, ...]]:
+def dit_xl(depth: int, size: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
     """The first `depth` blocks of a DiT-XL/2 with random weights, on one latent of `size` pixels."""
     import torch
     from diffusers import DiTTransformer2DModel
@@ -65,6 +69,7 @@ def dit_xl(depth: int, size: int) -> tuple[nn.Module, tuple[Any, ...]]:
     model = DiTTransformer2DModel(
         num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, num_layers=depth, sample_size=size
     )
+    torch.manual_seed(seed)
     return model.eval(), (torch.randn(1, 4, size, size), torch.tensor([500]), torch.tensor([3]))
 
 

@@ -18,12 +18,22 @@ Run = Callable[[], Any]
 
 
 @dataclass(frozen=True)
+class Task:
+    """What to run: the module on `inputs`; `calibration` are other inputs of the same kind; `macs` as in the case."""
+
+    module: Any
+    inputs: tuple[Any, ...]
+    calibration: tuple[Any, ...]
+    macs: int
+
+
+@dataclass(frozen=True)
 class Contender:
-    """prepare(module, inputs, macs) -> run(), which returns the output; a ceiling returns nothing."""
+    """prepare(task) -> run(), which returns the output; a ceiling returns nothing."""
 
     name: str
     environment: str | None
-    prepare: Callable[[Any, tuple[Any, ...], int], Run]
+    prepare: Callable[[Task], Run]
 
 
 def first(output: Any) -> Any:
@@ -31,30 +41,30 @@ def first(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) or hasattr(output, "sample") else output
 
 
-def eager(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
-    return lambda: first(module(*inputs))
+def eager(task: Task) -> Run:
+    return lambda: first(task.module(*task.inputs))
 
 
-def compiled(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
+def compiled(task: Task) -> Run:
     import torch
 
-    fast = torch.compile(module)
-    return lambda: first(fast(*inputs))
+    fast = torch.compile(task.module)
+    return lambda: first(fast(*task.inputs))
 
 
-def torchao(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
+def torchao(task: Task) -> Run:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-    holder = _holder(module)
+    holder = _holder(task.module)
     quantize_(holder, Int8DynamicActivationInt8WeightConfig())
-    return compiled(holder, inputs, macs)
+    return compiled(replace(task, module=holder))
 
 
-def bitsandbytes(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
+def bitsandbytes(task: Task) -> Run:
     import bitsandbytes as bnb
     import torch
 
-    holder = _holder(module)
+    holder = _holder(task.module)
     for parent in list(holder.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, torch.nn.Linear):
@@ -64,30 +74,32 @@ def bitsandbytes(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
                 )  # fmt: skip
                 small.load_state_dict(child.state_dict())
                 setattr(parent, name, small.to("cpu"))
-    return eager(holder, inputs, macs)
+    return eager(replace(task, module=holder))
 
 
-def quanto(module: Any, inputs: tuple[Any, ...], macs: int) -> Run:
+def quanto(task: Task) -> Run:
     from optimum.quanto import freeze, qint4, quantize
 
-    holder = _holder(module)
+    holder = _holder(task.module)
     quantize(holder, weights=qint4)
     freeze(holder)
-    return eager(holder, inputs, macs)
+    return eager(replace(task, module=holder))
 
 
-def openvino(module: Any, inputs: tuple[Any, ...], macs: int, *, weights: str) -> Run:
+def openvino(task: Task, *, weights: str) -> Run:
     """fp32; int8 weights and activations by nncf.quantize; or 4-bit weights with activations quantized on the fly."""
     import nncf
     import openvino as ov
     import torch
 
-    exported = torch.export.export(module, inputs, strict=False)
+    exported = torch.export.export(task.module, task.inputs, strict=False)
     model = ov.convert_model(exported)
     options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    arrays = [t.numpy() for t in inputs]
+    arrays = [t.numpy() for t in task.inputs]
     if weights == "int8":
-        model = nncf.quantize(model, nncf.Dataset([arrays]), subset_size=1, model_type=nncf.ModelType.TRANSFORMER)
+        model = nncf.quantize(
+            model, nncf.Dataset([[t.numpy() for t in task.calibration]]), subset_size=1, model_type=nncf.ModelType.TRANSFORMER
+        )
     if weights == "u4":
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=64, ratio=1.0, all_layers=True)
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 64
@@ -95,7 +107,7 @@ def openvino(module: Any, inputs: tuple[Any, ...], macs: int, *, weights: str) -
     return lambda: torch.from_numpy(request.infer(arrays, share_inputs=True)[0])
 
 
-def onnxruntime(module: Any, inputs: tuple[Any, ...], macs: int, *, weights: str) -> Run:
+def onnxruntime(task: Task, *, weights: str) -> Run:
     """fp32; quantize_dynamic; or MatMulNBits with 8-bit activations (accuracy_level 4)."""
     import onnx
     import onnxruntime as ort
@@ -105,7 +117,7 @@ def onnxruntime(module: Any, inputs: tuple[Any, ...], macs: int, *, weights: str
 
     with tempfile.TemporaryDirectory() as folder:
         path, small = Path(folder) / "model.onnx", Path(folder) / "small.onnx"
-        torch.onnx.export(module, inputs, path, dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(task.module, task.inputs, path, dynamo=True, external_data=False, verbose=False)
         if weights == "int8":
             quantize_dynamic(path, small, weight_type=QuantType.QInt8)
             path = small
@@ -117,11 +129,11 @@ def onnxruntime(module: Any, inputs: tuple[Any, ...], macs: int, *, weights: str
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), inputs, strict=True)}
+    feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), task.inputs, strict=True)}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
 
 
-def ours(module: Any, inputs: tuple[Any, ...], macs: int, *, recipe: str, rank: int = 32, fused: bool = True) -> Run:
+def ours(task: Task, *, recipe: str, rank: int = 32, fused: bool = True) -> Run:
     """A preset; a module that is a single site is treated too, though a preset keeps what is first and last."""
     import torch
 
@@ -129,20 +141,20 @@ def ours(module: Any, inputs: tuple[Any, ...], macs: int, *, recipe: str, rank: 
 
     chosen = aquatint.recipe_named(recipe)
     rules = chosen.rules
-    if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+    if isinstance(task.module, (torch.nn.Linear, torch.nn.Conv2d)):
         rules = tuple(rule for rule in rules if rule.match in ("*", "@convolution"))
     rules = tuple(r if r.treatment is None else _with_rank(r, rank) for r in rules)
     passes = tuple(p for p in chosen.passes if (rank or p.name != "lowrank") and (fused or p.name != "fuse"))
-    holder = _holder(module)
-    small = aquatint.optimize(holder, replace(chosen, passes=passes, rules=rules), calibrate=lambda m: m(*inputs))
-    return lambda: first(small(*inputs))
+    holder = _holder(task.module)
+    small = aquatint.optimize(holder, replace(chosen, passes=passes, rules=rules), calibrate=lambda m: m(*task.calibration))
+    return lambda: first(small(*task.inputs))
 
 
 def _with_rank(rule: Any, rank: int) -> Any:
     return replace(rule, treatment=replace(rule.treatment, rank=rule.treatment.rank * rank // 32))
 
 
-def ceiling(module: Any, inputs: tuple[Any, ...], macs: int, *, kind: int) -> Run:
+def ceiling(task: Task, *, kind: int) -> Run:
     """As many multiply-adds as the case has, on registers alone, on every thread."""
     import torch
 
@@ -152,7 +164,7 @@ def ceiling(module: Any, inputs: tuple[Any, ...], macs: int, *, kind: int) -> Ru
     assert kernels is not None, "the compiled kernels are not built"
     threads = torch.get_num_threads()
     loop = partial(kernels.library.aq_ceiling, kernels.table, kind)
-    rounds = int(macs / threads / (loop(1000) / 1000))
+    rounds = int(task.macs / threads / (loop(1000) / 1000))
 
     def run() -> None:
         others = [threading.Thread(target=loop, args=(rounds,)) for _ in range(threads - 1)]

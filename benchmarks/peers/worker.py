@@ -31,14 +31,14 @@ def serve(name: str, case_name: str, threads: int, answers: TextIO) -> None:
     import torch
 
     from benchmarks.peers.cases import CASES
-    from benchmarks.peers.contenders import CONTENDERS, first
+    from benchmarks.peers.contenders import CONTENDERS, Task, first
 
     torch.set_num_threads(threads)
     case = CASES[case_name]
-    module, inputs = case.build()
+    module, inputs = case.build(1)
     with torch.no_grad():
         exact = first(module(*inputs)).clone()
-        run = CONTENDERS[name].prepare(module, inputs, case.macs)
+        run = CONTENDERS[name].prepare(Task(module, inputs, case.build(2)[1], case.macs))
         got = run()
         run()
         del module

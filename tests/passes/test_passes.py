@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aquatint.compiler.errors import PassError, RecipeError
-from aquatint.compiler.formats import format_named
+from aquatint.compiler.formats import Encoded, format_named
+from aquatint.compiler.gptq import gptq, shrunk
 from aquatint.compiler.pipeline import run_pass, run_recipe
 from aquatint.compiler.problem import Problem
 from aquatint.compiler.program import Program
@@ -117,6 +118,22 @@ def test_gptq_lowers_the_error_on_correlated_inputs() -> None:
     context = context_for(program, calls, W4A16)
     errors = {m: run_pass(program, Quantize(m), context)[1].sites["to_q"]["squared error"] for m in ("rtn", "gptq")}
     assert errors["gptq"] < 0.5 * errors["rtn"]
+
+
+def test_gptq_does_not_learn_chance() -> None:
+    """From fewer rows than channels it must not become worse on rows that it did not see than plain rounding."""
+    random = torch.Generator().manual_seed(0)
+    weight, number = torch.randn(64, 1, 256, generator=random), format_named("int4-g64")
+    seen, unseen = torch.randn(200, 256, generator=random), torch.randn(500, 256, generator=random)
+
+    def error(stored: Encoded) -> float:
+        return (unseen @ (number.decode(*stored) - weight).flatten(1).T).square().sum().item()
+
+    gram = seen.T @ seen / len(seen)
+    plain = error(number.encode(weight))
+    assert error(gptq(weight, shrunk(gram, len(seen)), number)) < 1.1 * plain
+    assert error(gptq(weight, gram, number)) > 1.2 * plain, "without shrinkage it does"
+    assert shrunk(gram, 512) is gram
 
 
 def test_smoothing_finds_an_outlier_channel() -> None:
