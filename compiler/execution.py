@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
 from aquatint.compiler.numerics import single_thread
-from aquatint.compiler.weights import read
+from aquatint.compiler.weights import Weights, read
 from aquatint.runtime import ops
-
-if TYPE_CHECKING:
-    from aquatint.compiler.program import Program
 
 Lower = Callable[[str, tuple[Any, ...], dict[str, Any]], Callable[..., Any] | None]
 Values = dict[fx.Node, Any]
@@ -25,17 +22,17 @@ SMALL_PRODUCT = 4096  # outputs; how a BLAS splits so few over threads shows in 
 
 
 class Execution:
-    """A program as steps; see `advance`.
+    """A program's graph and weights as steps; see `advance`.
 
     `lower(name, args, kwargs)` may return a kernel for a call whose arguments are known but for `ops.Slot`s; the kernel
     gets the values of these, in order. None leaves the call to the operator's meaning.
     """
 
-    def __init__(self, program: Program, lower: Lower | None = None) -> None:
-        self.nodes = [n for n in program.graph.nodes if n.op == "call_function"]
-        self.inputs = [n for n in program.graph.nodes if n.op == "placeholder"]
-        self.results: list[fx.Node] = list(program.graph.output_node().args[0])  # type: ignore[arg-type]
-        self.weights = {n: program.weights.stored(str(n.target)) for n in program.graph.nodes if n.op == "get_attr"}
+    def __init__(self, graph: fx.Graph, weights: Weights, lower: Lower | None = None) -> None:
+        self.nodes = [n for n in graph.nodes if n.op == "call_function"]
+        self.inputs = [n for n in graph.nodes if n.op == "placeholder"]
+        self.results: list[fx.Node] = list(graph.output_node().args[0])  # type: ignore[arg-type]
+        self.weights = {n: weights.stored(str(n.target)) for n in graph.nodes if n.op == "get_attr"}
         self._kernels = {n: k for n in self.nodes if lower and (k := self._lowered(n, lower))}
         self._steps = {n: self._step(n) for n in self.nodes}
         self._freed = self._last_reads()

@@ -54,7 +54,7 @@ class CompressedModule(nn.Module):
         super().__init__()
         self.program, self.target, self.recipe, self.report = program, target, recipe, report
         self.config = _Config(**program.config)
-        self._execution = Execution(program, target.lower)
+        self._execution = Execution(program.graph, program.weights, target.lower)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -75,7 +75,7 @@ class Program:
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Run by the operators' meaning."""
-        return Execution(self)(*inputs)
+        return Execution(self.graph, self.weights)(*inputs)
 
     def copy(self) -> Program:
         """An independent program over the same weight tensors."""

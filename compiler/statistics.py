@@ -48,7 +48,7 @@ def sweep(
     """Every group with its statistics, in graph order. `rows` is how many sample rows to keep."""
     if not groups:
         return
-    execution = Execution(program)
+    execution = Execution(program.graph, program.weights)
     states = [dict(zip(execution.inputs, call, strict=True)) for call in calibration.calls]
     walks = [execution.advance(state) for state in states]
     waiting: dict[fx.Node, list[Group]] = {}

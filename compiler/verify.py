@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx
@@ -66,7 +65,7 @@ def dtypes(program: Program, inputs: list[Tensor]) -> dict[str, object]:
 def _faked(program: Program, inputs: list[Tensor]) -> dict[str, Tensor]:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         faked = Weights({name: mode.from_tensor(weight) for name, weight in program.weights.items()})
-        execution = Execution(replace(program, weights=faked))
+        execution = Execution(program.graph, faked)
         values: dict[fx.Node, Any] = {n: mode.from_tensor(t) for n, t in zip(execution.inputs, inputs, strict=True)}
         seen: dict[fx.Node, Any] = {**execution.weights, **values}
         for node in execution.nodes:

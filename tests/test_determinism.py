@@ -33,8 +33,10 @@ def compiled(threads: int, name: str, recipe: str, folder: Path) -> tuple[str, d
     return done.stdout, {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("dit", "svdq-w4a8-r32"), ("unet2d", "svdq-w4a4-r32"), ("flux", "svdq-w4a8-r32")])
-def test_processes_and_threads(name: str, recipe: str, tmp_path: Path) -> None:
-    runs = [compiled(threads, name, recipe, tmp_path / f"{i}.aq") for i, threads in enumerate((1, 2, 2))]
-    assert runs[0] == runs[1]
-    assert runs[1] == runs[2]
+@pytest.mark.parametrize(
+    ("name", "recipe", "threads"),
+    [("dit", "svdq-w4a8-r32", (1, 2, 2)), ("unet2d", "svdq-w4a4-r32", (1, 2)), ("flux", "svdq-w4a8-r32", (1, 2))],
+)
+def test_processes_and_threads(name: str, recipe: str, threads: tuple[int, ...], tmp_path: Path) -> None:
+    first, *others = (compiled(count, name, recipe, tmp_path / f"{i}.aq") for i, count in enumerate(threads))
+    assert all(run == first for run in others)
