@@ -19,17 +19,6 @@ struct Avx2 {
     static Float set(float x) { return _mm256_set1_ps(x); }
     static Float load(const float* p) { return _mm256_loadu_ps(p); }
     static void store(float* p, Float a) { _mm256_storeu_ps(p, a); }
-    static void store_some(float* p, Float low, Float high, int64_t count) {
-        if (count >= 2 * width) {
-            store(p, low);
-            store(p + width, high);
-            return;
-        }
-        alignas(32) float line[2 * width];
-        store(line, low);
-        store(line + width, high);
-        std::memcpy(p, line, count * sizeof(float));
-    }
     static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
     static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
     static Float div(Float a, Float b) { return _mm256_div_ps(a, b); }

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cpu/panels.h"
-#include "cpu/unroll.h"
+#include "cpu/tiles.h"
 
 namespace aquatint {
 

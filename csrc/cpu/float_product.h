@@ -7,7 +7,7 @@
 #include "cpu/activation.h"
 #include "cpu/kernel_table.h"
 #include "cpu/panels.h"
-#include "cpu/unroll.h"
+#include "cpu/tiles.h"
 
 namespace aquatint {
 
@@ -23,14 +23,7 @@ struct FloatProduct {
     static void run(const ProductCall& call, int64_t task, int64_t) {
         int64_t last = std::min(P::count(call.n), (task + 1) * kShare);
         for (int64_t panel = task * kShare; panel < last; ++panel)
-            for (int64_t row = 0; row < call.m; row += kRows) tile_from<kRows>(call, panel, row);
-    }
-
-    template <int R>
-    static void tile_from(const ProductCall& call, int64_t panel, int64_t row) {
-        if constexpr (R > 1)
-            if (call.m - row < R) return tile_from<R - 1>(call, panel, row);
-        tile<R>(call, panel, row);
+            tiles<kRows>(call.m, [&](auto R, int64_t row) { tile<R.value>(call, panel, row); });
     }
 
     template <int R>
@@ -65,7 +58,7 @@ struct FloatProduct {
         }
         unroll<R>([&](auto r) {
             auto left = Activations<V>::apply(call.activation, low[r]), right = Activations<V>::apply(call.activation, high[r]);
-            V::store_some(call.y + (row + r) * call.n + panel * P::kColumns, left, right, call.n - panel * P::kColumns);
+            store_some<V>(call.y + (row + r) * call.n + panel * P::kColumns, left, right, call.n - panel * P::kColumns);
         });
     }
 };

@@ -17,9 +17,9 @@ struct QuantizeCall {
     float eps;           // of a layer norm before all else; negative: none
     int32_t activation;  // behind gain and offset
     int32_t bits;        // 4: codes are packed in pairs, scales rounded to bfloat16;  8: neither
-    int8_t* codes;   // (m, k) or (m, k / 2)
-    float* scales;   // (m, k / group)
-    float* h;        // (m, rank) or null
+    int8_t* codes;       // (m, k) or (m, k / 2)
+    float* scales;       // (m, k / group)
+    float* h;            // (m, rank) or null
 };
 
 // The places that a convolution reads: row (b, y, x) of its product is the image's pixels at

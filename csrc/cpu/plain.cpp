@@ -34,9 +34,6 @@ struct Plain {
     static Float set(float x) { return each<Float>([=](int) { return x; }); }
     static Float load(const float* p) { return each<Float>([=](int i) { return p[i]; }); }
     static void store(float* p, Float a) { std::copy(a.v, a.v + width, p); }
-    static void store_some(float* p, Float low, Float high, int64_t count) {
-        for (int64_t i = 0; i < std::min<int64_t>(count, 2 * width); ++i) p[i] = i < width ? low.v[i] : high.v[i - width];
-    }
     static Float add(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] + b.v[i]; }); }
     static Float mul(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] * b.v[i]; }); }
     static Float div(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] / b.v[i]; }); }

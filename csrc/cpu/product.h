@@ -10,7 +10,7 @@
 #include "cpu/activation.h"
 #include "cpu/panels.h"
 #include "cpu/rows.h"
-#include "cpu/unroll.h"
+#include "cpu/tiles.h"
 
 namespace aquatint {
 
@@ -18,9 +18,8 @@ template <class V>
 struct Product {
     using P = Panels<V>;
     using Float = typename V::Float;
-    static constexpr int64_t kBlock = 96;                      // rows a task
-    static constexpr int64_t kPiece = 16384 / P::kColumns;     // k at once: 16 KB of bytes
-    static constexpr int64_t kGroupBytes = kGroup * P::kColumns;
+    static constexpr int64_t kBlock = 96;                   // rows a task
+    static constexpr int64_t kPiece = 16384 / P::kColumns;  // k at once: 16 KB of bytes
 
     static int64_t row_blocks(const ProductCall& call) { return (call.m + kBlock - 1) / kBlock; }
 
@@ -46,21 +45,14 @@ struct Product {
             int64_t width = std::min(kPiece, call.k - k);
             P::unpack(call.weight + panel * P::kColumns * call.k / 2 + k * P::kColumns / 2, width, bytes);
             const float* scales = call.weight_scales + (panel * call.k + k) / kGroup * P::kColumns;
-            for (int64_t row = 0; row < rows.count; row += V::rows)
-                tile_from<V::rows>(rows, row, k, width, bytes, scales, sums + row * P::kColumns);
+            tiles<V::rows>(rows.count, [&](auto R, int64_t row) {
+                auto* pass = rows.scale_groups > 1 ? &tile<R.value, true> : &tile<R.value, false>;
+                pass(rows, row, k, width, bytes, scales, sums + row * P::kColumns);
+            });
         }
-        for (int64_t row = 0; row < rows.count; row += kFinish)
-            finish_from<kFinish>(call, rows, row, first, panel, sums + row * P::kColumns);
-    }
-
-    template <int R>
-    static void tile_from(const Rows& rows, int64_t row, int64_t k, int64_t width, const uint8_t* w, const float* s, float* sums) {
-        if constexpr (R > 1)
-            if (rows.count - row < R) return tile_from<R - 1>(rows, row, k, width, w, s, sums);
-        if (rows.scale_groups > 1)
-            tile<R, true>(rows, row, k, width, w, s, sums);
-        else
-            tile<R, false>(rows, row, k, width, w, s, sums);
+        tiles<V::rows>(rows.count, [&](auto R, int64_t row) {
+            finish<R.value>(call, rows, row, first, panel, sums + row * P::kColumns);
+        });
     }
 
     // R rows by one panel over the groups of [k, k + width).
@@ -98,15 +90,6 @@ struct Product {
         }
     }
 
-    static constexpr int kFinish = V::rows;
-
-    template <int R>
-    static void finish_from(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, float* sums) {
-        if constexpr (R > 1)
-            if (rows.count - row < R) return finish_from<R - 1>(call, rows, row, first, panel, sums);
-        finish<R>(call, rows, row, first, panel, sums);
-    }
-
     // The low-rank branch, the bias, the activation, and out.
     template <int R>
     static void finish(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, const float* sums) {
@@ -133,7 +116,7 @@ struct Product {
                 high[r] = Activations<V>::apply(call.activation, high[r]);
             }
             float* y = call.y + (first + row + r) * call.n + panel * P::kColumns;
-            V::store_some(y, low[r], high[r], call.n - panel * P::kColumns);
+            store_some<V>(y, low[r], high[r], call.n - panel * P::kColumns);
         });
     }
 };

@@ -9,7 +9,7 @@
 #include "cpu/panels.h"
 #include "cpu/prologue.h"
 #include "cpu/scratch.h"
-#include "cpu/unroll.h"
+#include "cpu/tiles.h"
 
 namespace aquatint {
 
@@ -36,8 +36,9 @@ struct Quantize {
         for (int64_t row = 0; row < count; ++row) encode_row(call, x + row * call.k, first + row);
         if (!call.h) return;
         for (int64_t panel = 0; panel < P::count(call.rank); ++panel)
-            for (int64_t row = 0; row < count; row += V::rows)
-                project_from<V::rows>(call, x + row * call.k, panel, first + row, count - row);
+            tiles<V::rows>(count, [&](auto R, int64_t row) {
+                project<R.value>(call, x + row * call.k, panel, first + row);
+            });
     }
 
     static void encode_row(const QuantizeCall& call, const float* x, int64_t row) {
@@ -68,13 +69,6 @@ struct Quantize {
         return scale;
     }
 
-    template <int R>
-    static void project_from(const QuantizeCall& call, const float* x, int64_t panel, int64_t row, int64_t left) {
-        if constexpr (R > 1)
-            if (left < R) return project_from<R - 1>(call, x, panel, row, left);
-        project<R>(call, x, panel, row);
-    }
-
     // R rows of h, one panel of ranks wide; the smoothing is in `down` already.
     template <int R>
     static void project(const QuantizeCall& call, const float* x, int64_t panel, int64_t row) {
@@ -90,7 +84,7 @@ struct Quantize {
             });
         }
         int64_t first = panel * P::kColumns;
-        unroll<R>([&](auto r) { V::store_some(call.h + (row + r) * call.rank + first, low[r], high[r], call.rank - first); });
+        unroll<R>([&](auto r) { store_some<V>(call.h + (row + r) * call.rank + first, low[r], high[r], call.rank - first); });
     }
 };
 

@@ -1,0 +1,42 @@
+// Loops whose bounds are constants, so that the small arrays in them become registers.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+namespace aquatint {
+
+// The loop written out.
+template <class F, int... I>
+[[gnu::always_inline]] inline void unroll(std::integer_sequence<int, I...>, F&& body) {
+    (body(std::integral_constant<int, I>{}), ...);
+}
+
+template <int N, class F>
+[[gnu::always_inline]] inline void unroll(F&& body) {
+    unroll(std::make_integer_sequence<int, N>{}, body);
+}
+
+// body(R, row) for each tile of R rows; what is left at the end is a smaller tile.
+template <int R, class F>
+void tiles(int64_t count, F&& body, int64_t row = 0) {
+    for (; row + R <= count; row += R) body(std::integral_constant<int, R>{}, row);
+    if constexpr (R > 1)
+        if (row < count) tiles<R - 1>(count, body, row);
+}
+
+// The first `count` of the columns in two registers.
+template <class V>
+void store_some(float* p, typename V::Float low, typename V::Float high, int64_t count) {
+    if (count >= 2 * V::width) {
+        V::store(p, low);
+        V::store(p + V::width, high);
+        return;
+    }
+    float line[2 * V::width];
+    V::store(line, low);
+    V::store(line + V::width, high);
+    for (int64_t i = 0; i < count; ++i) p[i] = line[i];
+}
+
+}  // namespace aquatint
