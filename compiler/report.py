@@ -37,7 +37,7 @@ def assemble(
 
 
 def _row(original: Program, final: Program, site: Site, decision: Decision, figures: Mapping[str, Any]) -> dict[str, Any]:
-    before = sum(narrowest(original.weights[w]).nbytes for w in (site.weight, site.bias) if w in original.weights)
+    before = sum(narrowest(original.weights[w]).nbytes for w in (site.weight, site.bias) if w and w in original.weights)
     after = sum(narrowest(w).nbytes for name, w in final.weights.items() if _belongs(name, site))
     shape = [site.outputs, site.width] if site.kind == "linear" else [site.outputs, site.width, *site.kernel]
     return {

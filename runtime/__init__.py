@@ -12,7 +12,8 @@ from aquatint.runtime.reference import reference
 class Target(Protocol):
     """Where a program runs: which calls it has a kernel for, with weights packed the way the kernel wants them."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
         """A kernel for one call, or None to leave it to the operator's meaning; see `compiler.program.Execution`."""

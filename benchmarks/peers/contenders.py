@@ -4,6 +4,7 @@
 is installed in its own environment alone.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import tempfile
