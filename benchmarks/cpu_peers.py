@@ -6,7 +6,9 @@
 
 All contenders of a case are loaded and take turns, so that a noisy moment hits them all; figures are medians over the turns
 with quartiles, and ratios to torch fp32. A peer that is not installed, or that refuses a case, is reported with its reason.
-`bare integer loop` and `bare FMA loop` do the case's multiply-adds on registers alone: the machine's ceiling at that moment.
+`MB prepared` is the process's resident memory with all that it loaded to export, compile or compress the model: it says what
+preparing takes, not what running takes. `bare integer loop` and `bare FMA loop` do the case's multiply-adds on registers
+alone: the machine's ceiling at that moment.
 """
 
 from __future__ import annotations
@@ -32,18 +34,21 @@ BASE, CEILINGS = "torch fp32", ("bare integer loop", "bare FMA loop")
 
 @dataclass
 class Worker:
-    """A contender's process; `about` is its first answer, `seconds` what it measured."""
+    """A contender's process, if it could be started; `about` is its first answer, `seconds` what it measured."""
 
     name: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | None
     about: dict[str, Any] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
 
     def answer(self) -> dict[str, Any]:
-        line = self.process.stdout.readline() if self.process.stdout else ""
+        assert self.process
+        assert self.process.stdout
+        line = self.process.stdout.readline()
         return json.loads(line) if line else {"missing": "its process ended"}
 
     def ask(self, calls: int) -> dict[str, Any]:
+        assert self.process
         assert self.process.stdin
         self.process.stdin.write(f"{calls}\n")
         self.process.stdin.flush()
@@ -66,8 +71,15 @@ def main() -> None:
     from benchmarks.peers.plot import plot
 
     path = write_record("cpu_peers", {"threads": options.threads, "turns": options.turns, "cases": results})
-    head = f"# CPU: aquatint beside its peers\n\n`python -m benchmarks.cpu_peers {shlex.join(sys.argv[1:])}` on {cpu()}, "
-    head += f"{options.threads} threads; raw: `benchmarks/results/{path.name}`.\n\n![ratios to torch fp32](cpu_peers.png)\n\n"
+    head = f"""# CPU: aquatint beside its peers
+
+`python -m benchmarks.cpu_peers {shlex.join(sys.argv[1:])}` on {cpu()}, {options.threads} threads; raw:
+`benchmarks/results/{path.name}`. *MB prepared* is the resident memory of a process with all that it loaded to
+export, compile or compress the model: it says what preparing takes, not what running takes.
+
+![ratios to torch fp32](cpu_peers.png)
+
+"""
     (ROOT / "docs" / "cpu_peers.md").write_text(head + tables(results))
     plot(results, ROOT / "docs" / "cpu_peers.png")
 
@@ -94,7 +106,8 @@ def measure(case: Case, wanted: list[Contender], options: argparse.Namespace) ->
                 time.sleep(0.02)  # until its threads sleep
     finally:
         for worker in workers:
-            worker.process.kill()
+            if worker.process:
+                worker.process.kill()
     rows = {w.name: row(w, case) for w in workers}
     print(case.name, {name: round(r["ms"], 2) if "ms" in r else r["missing"] for name, r in rows.items()}, flush=True)
     return rows
@@ -105,7 +118,7 @@ def started(contender: Contender, case: Case, threads: int) -> Worker:
     environment = ROOT / "build" / "peers" / (contender.environment or "") / "bin" / "python"
     python = sys.executable if contender.environment is None else str(environment)
     if not Path(python).is_file():
-        return Worker(contender.name, subprocess.Popen(["true"]), {"missing": "not installed: run make peers"})
+        return Worker(contender.name, None, {"missing": "not installed: run make peers"})
     process = subprocess.Popen(
         [python, "-W", "ignore", "-m", "benchmarks.peers.worker", contender.name, case.name, str(threads)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -128,7 +141,15 @@ def tables(results: dict[str, Any]) -> str:
     text = ""
     for case, rows in results.items():
         base, top = rows.get(BASE, {}).get("ms"), rows.get(CEILINGS[0], {}).get("ms")
-        header = ["", "median ms", "quartiles", "x torch fp32", *(["of ceiling"] if top else []), "SQNR dB", "resident MB"]
+        header = [
+            "",
+            "median ms",
+            "quartiles",
+            "x torch fp32",
+            *(["of ceiling"] if top else []),
+            "SQNR dB",
+            "MB prepared",
+        ]
         lines = []
         for name, r in rows.items():
             if "missing" in r:

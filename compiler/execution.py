@@ -7,18 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
-from aquatint.compiler.numerics import single_thread
+from aquatint.compiler.numerics import linear, pixel_linear
 from aquatint.compiler.weights import Weights, read
 from aquatint.runtime import ops
 
 Lower = Callable[[str, tuple[Any, ...], dict[str, Any]], Callable[..., Any] | None]
 Values = dict[fx.Node, Any]
 Step = Callable[[Values], Any]
-
-SMALL_PRODUCT = 4096  # outputs; how a BLAS splits so few over threads shows in their last digits
 
 
 class Execution:
@@ -41,7 +38,7 @@ class Execution:
         values: Values = dict(zip(self.inputs, inputs, strict=True))
         for _ in self.advance(values):
             pass
-        return [values[n] if n in values else read(self.weights[n]) for n in self.results]
+        return [self._value(n, values) for n in self.results]
 
     def advance(self, values: Values) -> Iterator[fx.Node]:
         """Run step by step; yields each node before it runs, when its inputs are in `values`."""
@@ -73,8 +70,11 @@ class Execution:
         return [ops.name_of(n.target) or "" for n in ours if n not in self._kernels]
 
     def _lowered(self, node: fx.Node, lower: Lower) -> Callable[..., Any] | None:
-        known = fx.map_arg((node.args, node.kwargs), lambda n: read(self.weights[n]) if n in self.weights else ops.Slot)
-        return lower(ops.name_of(node.target) or "", *known)  # type: ignore[misc]
+        def known(n: fx.Node) -> Any:
+            return read(self.weights[n]) if n in self.weights else ops.Slot
+
+        args, kwargs = fx.map_arg((node.args, node.kwargs), known)  # type: ignore[misc]
+        return lower(ops.name_of(node.target) or "", args, kwargs)  # type: ignore[arg-type]
 
     def _last_reads(self) -> dict[fx.Node, list[fx.Node]]:
         last = {used: node for node in self.nodes for used in node.all_input_nodes if used not in self.weights}
@@ -97,24 +97,26 @@ class Execution:
 
     def _product(self, node: fx.Node, product: Callable[..., Tensor]) -> Step:
         sources = argument_nodes(node)
-        return lambda values: product(*[values[n] if n in values else read(self.weights[n]) for n in sources])
+        return lambda values: product(*[self._value(n, values) for n in sources])
+
+    def _value(self, node: fx.Node, values: Values) -> Any:
+        return values[node] if node in values else read(self.weights[node])
 
     def _meaning(self, node: fx.Node) -> Step:
         target: Any = node.target
-        value_of = lambda values, n: values[n] if n in values else read(self.weights[n])  # noqa: E731
         holes = [(i, a) for i, a in enumerate(node.args) if isinstance(a, fx.Node)]
         if len(holes) == len(argument_nodes(node)):
 
             def flat(values: Values) -> Any:
                 given: list[Any] = list(node.args)
                 for i, n in holes:
-                    given[i] = value_of(values, n)
+                    given[i] = self._value(n, values)
                 return target(*given, **node.kwargs)
 
             return flat
 
         def nested(values: Values) -> Any:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: value_of(values, n))  # type: ignore[misc]
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n, values))  # type: ignore[misc]
             return target(*args, **kwargs)  # type: ignore[misc]
 
         return nested
@@ -126,19 +128,6 @@ class Execution:
         plain = ([1, 1], [0, 0], [1, 1], 1)  # stride, padding, dilation, groups
         alike = all(given == usual for given, usual in zip(node.args[3:], plain, strict=False))
         return alike and self.weights[node.args[1]].shape[2:] == (1, 1)  # type: ignore[index]
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b, the same on any number of threads."""
-    if x.numel() // max(1, x.shape[-1]) * len(weight) > SMALL_PRODUCT:
-        return F.linear(x, weight, bias)
-    with single_thread():
-        return F.linear(x, weight, bias)
-
-
-def pixel_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: object) -> Tensor:
-    """A 1 x 1 convolution as a product over pixels: as a convolution its sum is split by the number of threads."""
-    return linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1).contiguous()
 
 
 def argument_nodes(node: fx.Node) -> list[fx.Node]:

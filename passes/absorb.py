@@ -66,7 +66,7 @@ def _take_group_norm(program: Program, node: fx.Node) -> bool:
     norm = source_of(node)
     if not is_call(norm, "aten::group_norm.default") or len(norm.users) != 1:
         return False
-    x, groups, weight, bias, eps = (*norm.args, *(None, None, 1e-5)[len(norm.args) - 2 :])[:5]
+    x, groups, weight, bias, eps = _norm_arguments(norm)
     with program.graph.inserting_before(norm):
         affine = program.graph.call_function(operator_named("aquatint::group_affine"), (x, groups, weight, bias), {"eps": eps})
         parts = [program.graph.call_function(operator_named(ITEM), (affine, i)) for i in (0, 1)]
@@ -99,7 +99,7 @@ def _take_layer_norm(program: Program, node: fx.Node) -> bool:
     norm = source_of(node)
     if not is_call(norm, "aten::layer_norm.default") or len(norm.users) != 1 or len(norm.args[1]) != 1:  # type: ignore[arg-type]
         return False
-    x, _, weight, bias, eps = (*norm.args, *(None, None, 1e-5)[len(norm.args) - 2 :])[:5]
+    x, _, weight, bias, eps = _norm_arguments(norm)
     if weight is not None or bias is not None:
         if not _plain_rows(node):
             return False
@@ -109,10 +109,16 @@ def _take_layer_norm(program: Program, node: fx.Node) -> bool:
     return True
 
 
+def _norm_arguments(norm: fx.Node) -> tuple[Any, ...]:
+    """(x, groups or shape, weight, bias, eps), as aten::group_norm and aten::layer_norm both have them."""
+    defaults = (None, None, 1e-5)
+    return (*norm.args, *defaults[len(norm.args) - 2 :])[:5]
+
+
 def _plain_rows(node: fx.Node) -> bool:
     """Does this quantize read rows of channels, with nothing taken in before it yet?"""
     untouched = all(v is None for v in node.args[3:5]) and not node.kwargs.get("activation")
-    return untouched and node.kwargs.get("axis") == -1
+    return bool(untouched and node.kwargs.get("axis") == -1)
 
 
 def _with_affine(node: fx.Node, x: Any, gain: Any, offset: Any) -> tuple[Any, ...]:

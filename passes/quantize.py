@@ -10,14 +10,14 @@ from torch import Tensor, fx
 
 from aquatint.compiler.edit import new_weight
 from aquatint.compiler.errors import RecipeError
-from aquatint.compiler.formats import Encoded, NumberFormat, format_named
+from aquatint.compiler.formats import Encoded, format_named
 from aquatint.compiler.gptq import gptq, shrunk
 from aquatint.compiler.numerics import total
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.plan import Group
 from aquatint.compiler.problem import Problem, problem_of, split_rows
 from aquatint.compiler.program import Program, Site
-from aquatint.compiler.statistics import Statistics, convolution_geometry
+from aquatint.compiler.statistics import convolution_geometry
 from aquatint.runtime.ops import operator_named
 
 
@@ -51,19 +51,15 @@ class Quantize:
         for group, seen in context.sweep("quantize", program, context.groups(program), self.rows, use_gram):
             stacked = problem_of(program, group, seen)
             weight_format = stacked.weights_format
+            gram = None if seen.gram is None else shrunk(seen.gram, seen.count)
             for site, rows in split_rows(group, stacked.weight):
-                codes = self._encode(rows, weight_format, seen)
+                codes = weight_format.encode(rows) if gram is None else gptq(rows, gram, weight_format)
                 encoded.append((site, group, codes))
                 problem = Problem(seen.rows, rows, weight_format, stacked.inputs_format, 0)
                 found[site.name] = _errors(program, group, site, problem, weight_format.decode(*codes))
         for site, group, codes in encoded:
             _apply(program, site, group, codes)
         return Report(self.name, found)
-
-    def _encode(self, rows: Tensor, number: NumberFormat, seen: Statistics) -> Encoded:
-        if seen.gram is None:
-            return number.encode(rows)
-        return gptq(rows, shrunk(seen.gram, seen.count), number)
 
 
 def _errors(program: Program, group: Group, site: Site, problem: Problem, stored: Tensor) -> dict[str, Any]:
@@ -107,8 +103,8 @@ def _apply(program: Program, site: Site, group: Group, encoded: Encoded) -> None
             if site.kind == "conv2d":
                 new = call(operator_named("aten::permute.default"), (new, [0, 3, 1, 2]))
         else:
-            geometry = zip(("stride", "padding", "dilation"), convolution_geometry(node), strict=True)
-            new = call(operator_named("aquatint::conv2d"), (*inputs, *stored, bias), options | dict(geometry))
+            geometry: dict[str, Any] = dict(zip(("stride", "padding", "dilation"), convolution_geometry(node), strict=True))
+            new = call(operator_named("aquatint::conv2d"), (*inputs, *stored, bias), options | geometry)
     node.replace_all_uses_with(new)
     program.graph.erase_node(node)
 

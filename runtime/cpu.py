@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -49,35 +50,37 @@ def cpu() -> Cpu:
 
 def quantize_refusal(x: Any, smooth: Any = None, down: Any = None, *affine: Any, format: str, **options: Any) -> str | None:
     """Why there is no kernel for this quantize, or None."""
-    return None if format in INPUT_FORMATS else f"no kernel quantizes to {format}"
+    if format not in INPUT_FORMATS:
+        return f"no kernel quantizes to {format}"
+    return None if _fixed(smooth) and _fixed(down) else "smoothing or down-projection is not fixed"
 
 
 def product_refusal(
-    codes: Any, scales: Any, weight: Any, weight_scales: Any, *branch: Any, formats: tuple[str | None, str], **options: Any
-) -> str | None:
-    """Why there is no kernel for this product of codes, or None."""
-    if formats[0] not in INPUT_FORMATS or formats[1] != WEIGHT_FORMAT:
-        return f"no kernel multiplies {formats[0]} by {formats[1]}"
-    return None if isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) else "the weight is not fixed"
-
-
-def float_refusal(
-    x: Any, scales: Any, weight: Any, weight_scales: Any, *branch: Any, formats: tuple[str | None, str], **options: Any
-) -> str | None:
-    """Why there is no kernel for this product of plain numbers, or None."""
-    if formats[0] is not None or formats[1] != WEIGHT_FORMAT:
+    inputs: tuple[str | None, ...], codes: Any, scales: Any, weight: Any, weight_scales: Any, bias: Any = None, h: Any = None,
+    up: Any = None, *, formats: tuple[str | None, str], **options: Any,
+) -> str | None:  # fmt: skip
+    """Why there is no kernel for this product, or None; `inputs` are the formats that the kernel reads, None plain numbers."""
+    if formats[0] not in inputs or formats[1] != WEIGHT_FORMAT:
         return f"no kernel multiplies {formats[0] or 'plain numbers'} by {formats[1]}"
-    return None if isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) else "the weight is not fixed"
+    if formats[0] is None and h is not None:
+        return "no kernel adds a branch to a product of plain numbers"
+    fixed = isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and _fixed(bias) and _fixed(up)
+    return None if fixed else "weight, bias or up-projection is not fixed"
 
 
-def always(*args: Any, **options: Any) -> None:
-    """There is a kernel for every such call."""
+def _fixed(value: Any) -> bool:
+    return value is None or isinstance(value, Tensor)
+
+
+def affine_refusal(x: Any, groups: Any, weight: Any = None, bias: Any = None, **options: Any) -> str | None:
+    """Why there is no kernel for this group norm, or None."""
+    return None if _fixed(weight) and _fixed(bias) else "weight or bias is not fixed"
 
 
 KERNELS = (
     Kernel("aquatint::quantize", quantize_refusal, QuantizeKernel),
-    Kernel("aquatint::group_affine", always, GroupAffineKernel),
-    Kernel("aquatint::gemm", product_refusal, GemmKernel),
-    Kernel("aquatint::gemm", float_refusal, FloatGemmKernel),
-    Kernel("aquatint::conv2d", product_refusal, ConvolutionKernel),
+    Kernel("aquatint::group_affine", affine_refusal, GroupAffineKernel),
+    Kernel("aquatint::gemm", partial(product_refusal, INPUT_FORMATS), GemmKernel),
+    Kernel("aquatint::gemm", partial(product_refusal, (None,)), FloatGemmKernel),
+    Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS), ConvolutionKernel),
 )

@@ -47,7 +47,7 @@ class QuantizeKernel:
         codes = torch.empty(*outer, k * bits // 8, dtype=torch.int8 if bits == 8 else torch.uint8)
         scales = torch.empty(*outer, k // group)
         h = torch.empty(*outer, self.rank) if self.down is not None else None
-        rows_a_set = 0 if not sets or sets[0] == 1 else m // sets[0]
+        rows_a_set = m // sets[0] if sets and sets[0] and sets[0] > 1 else 0
         call = QuantizeCall(
             _at(x), _at(self.smooth), _at(self.down), _at(gain), _at(offset), m, k, self.rank, group, rows_a_set,
             self.eps, self.activation, bits, _at(codes), _at(scales), _at(h),

@@ -223,6 +223,12 @@ def test_nan_reaches_the_output(kernels: str) -> None:
 
 
 def test_what_has_no_kernel_keeps_its_meaning() -> None:
+    weight = FORMATS["int4-g64"].encode(torch.randn(8, 64))
+    plain = {"formats": [None, "int4-g64"], "dtype": torch.float32}
+    assert target("plain").lower("aquatint::gemm", (Slot, None, *weight, None, Slot, torch.randn(8, 4)), plain) is None
+    assert target("plain").lower("aquatint::conv2d", (Slot, None, *weight), plain) is None
+    assert target("plain").lower("aquatint::gemm", (Slot, None, *weight, Slot), plain) is None
+    assert target("plain").lower("aquatint::quantize", (Slot, Slot), {"format": "int8"}) is None
     assert target("plain").lower("aquatint::quantize", (Slot,), {"format": "nvfp4"}) is None
     assert target("plain").lower("aten::gelu.default", (Slot,), {}) is None
     with pytest.raises(ValueError, match="known: cpu, reference"):
