@@ -2,7 +2,8 @@
 //
 // Codes are multiplied as integers and each group of 64 is summed exactly; groups are added in float32 in ascending order,
 // whatever the number of threads. A task is a block of rows by some panels. Per panel the weight is unpacked to bytes in
-// pieces that stay in the first-level cache while all tiles of the block pass over them.
+// pieces that stay in the first-level cache while all tiles of the block pass over them; the rows are laid out in the order in
+// which a tile reads them.
 #pragma once
 
 #include <algorithm>
@@ -18,21 +19,29 @@ template <class V>
 struct Product {
     using P = Panels<V>;
     using Float = typename V::Float;
-    static constexpr int64_t kBlock = 96;                   // rows a task
+    static constexpr int64_t kBlock = 96;                   // rows a task at most: a multiple of every tile's
     static constexpr int64_t kPiece = 16384 / P::kColumns;  // k at once: 16 KB of bytes
 
     static int64_t row_blocks(const ProductCall& call) { return (call.m + kBlock - 1) / kBlock; }
 
-    // Enough tasks that no thread waits long for the last one.
+    // Blocks of one size but for the last, so that none is left with a few rows.
+    static int64_t block(const ProductCall& call) {
+        int64_t even = (call.m + row_blocks(call) - 1) / row_blocks(call);
+        return (even + V::rows - 1) / V::rows * V::rows;
+    }
+
+    // Enough tasks that no thread waits long for the last one, but none so small that laying out its rows would show.
     static int64_t tasks(const ProductCall& call, int threads) {
-        int64_t wanted = threads > 1 ? 4 * threads : 1, blocks = row_blocks(call);
+        int64_t most = threads > 1 ? 4 * threads : 1, blocks = row_blocks(call);
+        int64_t wanted = std::clamp<int64_t>(call.m * call.n * call.k >> 22, threads, most);
         return blocks * std::min(P::count(call.n), (wanted + blocks - 1) / blocks);
     }
 
     static void run(const ProductCall& call, int64_t task, int64_t tasks) {
         int64_t shares = tasks / row_blocks(call), panels = P::count(call.n);
-        int64_t first = task / shares * kBlock, share = task % shares;
-        Rows rows = RowSource<V>::rows(call, first, std::min(kBlock, call.m - first));
+        int64_t first = task / shares * block(call), share = task % shares;
+        if (first >= call.m) return;
+        Rows rows = RowSource<V>::rows(call, first, std::min(block(call), call.m - first));
         for (int64_t panel = share * panels / shares; panel < (share + 1) * panels / shares; ++panel)
             one_panel(call, rows, first, panel);
     }
@@ -59,21 +68,25 @@ struct Product {
     template <int R, bool Scaled>
     static void tile(const Rows& rows, int64_t row, int64_t k, int64_t width, const uint8_t* w, const float* s, float* sums) {
         int64_t groups = rows.k / kGroup;
-        const int8_t* codes = rows.codes + row * rows.k + k;
+        const int8_t* codes = rows.codes + row * rows.k + k * V::rows;
         const int32_t* starts = rows.starts + row * groups + k / kGroup;
         const float* scales = rows.scales + row * groups + k / kGroup;
-        for (int64_t g = 0; g < width / kGroup; ++g, codes += kGroup, s += P::kColumns) {
+        for (int64_t g = 0; g < width / kGroup; ++g, s += P::kColumns) {
             typename V::Sum low[R], high[R];
             unroll<R>([&](auto r) { low[r] = high[r] = V::start_sum(starts[r * groups + g]); });
-#pragma GCC unroll 4
-            for (int i = 0; i < kGroup; i += 4, w += 4 * P::kColumns) {
-                auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
-                unroll<R>([&](auto r) {
-                    auto x = V::set_four(codes + r * rows.k + i);
-                    low[r] = V::dot(low[r], w_low, x);
-                    high[r] = V::dot(high[r], w_high, x);
+            for (int i = 0; i < kGroup / 16; ++i) {
+                unroll<4>([&](auto) {
+                    auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
+                    unroll<R>([&](auto r) {
+                        auto x = V::set_four(codes + 4 * r);
+                        low[r] = V::dot(low[r], w_low, x);
+                        high[r] = V::dot(high[r], w_high, x);
+                    });
+                    w += 4 * P::kColumns;
+                    codes += 4 * V::rows;
                 });
             }
+            leave_in_memory();  // the sums in float: the registers are full
             auto s_low = V::load(s), s_high = V::load(s + V::width);
             unroll<R>([&](auto r) {
                 float* left = sums + r * P::kColumns;
@@ -87,6 +100,7 @@ struct Product {
                 V::store(left, V::fma(t_low, s_low, V::load(left)));
                 V::store(right, V::fma(t_high, s_high, V::load(right)));
             });
+            leave_in_memory();
         }
     }
 

@@ -8,12 +8,13 @@
 #include "cpu/kernel_table.h"
 #include "cpu/panels.h"
 #include "cpu/scratch.h"
+#include "cpu/tiles.h"
 
 namespace aquatint {
 
 struct Rows {
     int64_t count, k, scale_groups;
-    const int8_t* codes;    // (count, k)
+    const int8_t* codes;    // in tiles of V::rows: (tile, k / 4, row in the tile, 4), as a tile reads them
     const int32_t* starts;  // (count, k / 64): where each group's sum starts, to take back the + 8 of the weights
     const float* scales;    // (count, scale_groups)
     const float* h;         // (count, rank)
@@ -27,7 +28,18 @@ struct RowSource {
         auto* starts = scratch<int32_t, 2>(count * groups);
         for (int64_t i = 0; i < count * groups; ++i) starts[i] = V::start(rows.codes + i * kGroup);
         rows.starts = starts;
+        rows.codes = in_tiles(rows.codes, count, call.k);
         return rows;
+    }
+
+    static const int8_t* in_tiles(const int8_t* codes, int64_t count, int64_t k) {
+        auto* tiled = scratch<int8_t, 9>((count + V::rows - 1) / V::rows * V::rows * k);
+        tiles<V::rows>(count, [&](auto R, int64_t row) {
+            int8_t* to = tiled + row * k;
+            for (int64_t i = 0; i < k; i += 4, to += 4 * V::rows)
+                unroll<R.value>([&](auto r) { std::memcpy(to + 4 * r, codes + (row + r) * k + i, 4); });
+        });
+        return tiled;
     }
 
     static Rows given(const ProductCall& call, int64_t first, int64_t count) {

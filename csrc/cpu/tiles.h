@@ -25,6 +25,9 @@ void tiles(int64_t count, F&& body, int64_t row = 0) {
         if (row < count) tiles<R - 1>(count, body, row);
 }
 
+// The compiler may keep nothing of what lies in memory in registers across this.
+[[gnu::always_inline]] inline void leave_in_memory() { asm volatile("" : : : "memory"); }
+
 // The first `count` of the columns in two registers.
 template <class V>
 void store_some(float* p, typename V::Float low, typename V::Float high, int64_t count) {
