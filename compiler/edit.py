@@ -50,3 +50,11 @@ def changed_weight(program: Program, name: str, value: Tensor) -> fx.Node:
     """A weight in another shape under its own name, and a node that reads it."""
     program.weights[name] = value
     return program.graph.get_attr(name)
+
+
+def product_below(node: object) -> fx.Node | None:
+    """The gemm that `node` is, or whose pixels it only moves; or the convolution that it is. Nothing else reads it."""
+    if is_call(node, "aten::permute.default") and len(node.users) == 1:  # type: ignore[union-attr]
+        node = node.args[0]  # type: ignore[union-attr]
+    ours = is_call(node, "aquatint::gemm") or is_call(node, "aquatint::conv2d")
+    return node if ours and len(node.users) == 1 else None  # type: ignore[union-attr,return-value]

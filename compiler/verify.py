@@ -54,15 +54,16 @@ def _row(node: fx.Node) -> tuple[object, ...]:
 
 def shapes(program: Program, inputs: list[Tensor]) -> dict[str, tuple[int, ...]]:
     """The shape of every node's tensor for `inputs`, by running on fake tensors: nothing is computed."""
-    return {name: tuple(tensor.shape) for name, tensor in _faked(program, inputs).items()}
+    return {name: tuple(tensor.shape) for name, tensor in faked(program, inputs).items()}
 
 
 def dtypes(program: Program, inputs: list[Tensor]) -> dict[str, object]:
     """The dtype of every node's tensor for `inputs`."""
-    return {name: tensor.dtype for name, tensor in _faked(program, inputs).items()}
+    return {name: tensor.dtype for name, tensor in faked(program, inputs).items()}
 
 
-def _faked(program: Program, inputs: list[Tensor]) -> dict[str, Tensor]:
+def faked(program: Program, inputs: list[Tensor]) -> dict[str, Tensor]:
+    """Every node's tensor for `inputs`, without its numbers."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         faked = Weights({name: mode.from_tensor(weight) for name, weight in program.weights.items()})
         execution = Execution(program.graph, faked)

@@ -24,9 +24,10 @@ class Absorb:
     After:   %q = aquatint::quantize(%x, @g.smooth, @g.down, %gain, %shift, format='int8', axis=-1, eps=1e-06)
 
     1. GELU or SiLU.
-    2. A group norm becomes aquatint::group_affine, whose gain and offset the quantize applies (as SIGE does, arXiv 2211.02048).
-    3. The gain and offset of an adaptive layer norm.
-    4. A layer norm; its own weight and bias are gain and offset.
+    2. The transposition of an image's pixels to tokens.
+    3. A group norm becomes aquatint::group_affine, whose gain and offset the quantize applies (as SIGE does, arXiv 2211.02048).
+    4. The gain and offset of an adaptive layer norm.
+    5. A layer norm; its own weight and bias are gain and offset.
     Leaves alone: what somebody else reads as well.
     """
 
@@ -36,6 +37,7 @@ class Absorb:
     def run(self, program: Program, context: Context) -> Report:
         steps: tuple[Callable[[Program, fx.Node], bool], ...] = (
             _take_activation,  # from the quantize upwards
+            _take_transposition,
             _take_group_norm,
             _take_modulation,
             _take_layer_norm,
@@ -56,6 +58,21 @@ def _take_activation(program: Program, node: fx.Node) -> bool:
         return False
     node.args = (source.args[0], *node.args[1:])
     node.kwargs = {**node.kwargs, "activation": name}
+    return True
+
+
+def _take_transposition(program: Program, node: fx.Node) -> bool:
+    """quantize(transpose(x, 1, 2), axis=-1) becomes quantize(x, axis=1), for the (B, C, L) that an attention's norm reads."""
+    source = source_of(node)
+    if not _plain_rows(node) or not is_call(source, "aten::transpose.int") or len(source.users) != 1:
+        return False
+    norm = source_of(source)
+    image = source_of(norm) if is_call(norm, "aten::group_norm.default") else norm
+    flat = is_call(image, "aten::view.default") or is_call(image, "aten::reshape.default")
+    if not flat or len(image.args[1]) != 3 or set(source.args[1:]) not in ({1, 2}, {-1, -2}):  # type: ignore[arg-type]
+        return False
+    node.args = (norm, *node.args[1:])
+    node.kwargs = {**node.kwargs, "axis": 1}
     return True
 
 

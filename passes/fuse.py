@@ -8,31 +8,29 @@ from typing import ClassVar
 
 from torch import fx
 
-from aquatint.compiler.edit import ITEM, activation_of, changed_weight, is_call, source_of
+from aquatint.compiler.edit import ITEM, changed_weight, is_call, product_below, source_of
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
-from aquatint.runtime import ops
 from aquatint.runtime.ops import operator_named
 
 
 @dataclass(frozen=True)
 class Fuse:
-    """Quantize, smooth and project in one read of x; up-projection, bias and activation in the product's epilogue.
+    """Quantize, smooth and project in one read of x; the up-projection in the product's epilogue.
 
     Before:  %m = aten::mul.Tensor(%x, @g.smooth);  %h = aten::linear.default(%m, @g.down)
              %q = aquatint::quantize(%m, format='int8', axis=-1)                       # one for each sibling
              %r = aquatint::gemm(%q.0, %q.1, @a.codes, @a.scales, @a.bias, ...);  %u = aten::linear.default(%h, @a.up)
-             %y = aten::add.Tensor(%r, %u);  %z = aten::gelu.default(%y)
+             %y = aten::add.Tensor(%r, %u)
     After:   %q = aquatint::quantize(%x, @g.smooth, @g.down, format='int8', axis=-1)   # one for all siblings
-             %z = aquatint::gemm(%q.0, %q.1, @a.codes, @a.scales, @a.bias, %q.2, @a.up, activation='gelu', ...)
+             %y = aquatint::gemm(%q.0, %q.1, @a.codes, @a.scales, @a.bias, %q.2, @a.up, ...)
 
     1. Quantizes of one input in one format become one.
     2. Smoothing goes into the quantize that is its only reader, but for the down-projection.
     3. The down-projection goes into the quantize of the same input. That of a k x k convolution becomes one product that
        gives each pixel's share through each tap; the convolution adds them up.
     4. The up-projection's add goes into the gemm or convolution.
-    5. GELU or SiLU goes into the gemm that it alone reads.
-    6. A weight that is only stored small and the linear that reads it become a gemm on plain numbers.
+    5. A weight that is only stored small and the linear that reads it become a gemm on plain numbers.
     """
 
     name: ClassVar[str] = "fuse"
@@ -45,7 +43,6 @@ class Fuse:
             _take_smooth,  # behind _take_down: until then the down-projection reads the smoothed input as well
             _take_up,
             _take_dequantize,
-            _take_activation,
         )
         counts: dict[str, object] = {}
         for step in steps:
@@ -109,21 +106,8 @@ def _is_down(program: Program, node: fx.Node, quantize: fx.Node) -> bool:
 
 def _feeds(up: fx.Node, product: str) -> bool:
     """Is this up-projection added to such a product, so that `_take_up` will take it?"""
-    found = [_product_below(user.args[0]) for user in up.users if is_call(user, "aten::add.Tensor")]
+    found = [product_below(user.args[0]) for user in up.users if is_call(user, "aten::add.Tensor")]
     return any(node is not None and is_call(node, product) for node in found)
-
-
-def _product_below(node: object) -> fx.Node | None:
-    """The gemm that `node` is, or whose pixels it only moves; or the convolution that it is."""
-    if is_call(node, "aten::permute.default"):
-        node = node.args[0]  # type: ignore[union-attr]
-    ours = is_call(node, "aquatint::gemm") or is_call(node, "aquatint::conv2d")
-    return node if ours and len(node.users) == 1 else None  # type: ignore[union-attr,return-value]
-
-
-def _gemm_below(node: object) -> fx.Node | None:
-    found = _product_below(node)
-    return found if found is not None and is_call(found, "aquatint::gemm") else None
 
 
 def _move_before_readers(*nodes: fx.Node) -> None:
@@ -160,7 +144,7 @@ def _take_smooth(program: Program, node: fx.Node) -> bool:
 
 def _take_up(program: Program, node: fx.Node) -> bool:
     """add(gemm, product(h, up)) becomes gemm(..., h, up), for the h of a quantize; and so for a convolution."""
-    if not is_call(node, "aten::add.Tensor") or (gemm := _product_below(node.args[0])) is None:
+    if not is_call(node, "aten::add.Tensor") or (gemm := product_below(node.args[0])) is None:
         return False
     up = node.args[1]
     if not (is_call(up, "aten::linear.default") or is_call(up, "aten::conv2d.default")):
@@ -188,15 +172,4 @@ def _take_dequantize(program: Program, node: fx.Node) -> bool:
             {"formats": [None, options["format"]], "dtype": options["dtype"]},
         )  # fmt: skip
     node.replace_all_uses_with(new)
-    return True
-
-
-def _take_activation(program: Program, node: fx.Node) -> bool:
-    name = activation_of(node)
-    if name not in ops.ACTIVATIONS or (gemm := _gemm_below(node.args[0])) is None or gemm.kwargs.get("activation"):
-        return False
-    if len(node.args[0].users) != 1:  # type: ignore[union-attr]
-        return False
-    gemm.kwargs = {**gemm.kwargs, "activation": name}
-    node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
     return True

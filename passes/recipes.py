@@ -8,12 +8,13 @@ from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.recipe import Pass, Recipe, Rule, Treatment
 from aquatint.passes.absorb import Absorb
 from aquatint.passes.canonicalize import Canonicalize
+from aquatint.passes.epilogue import Epilogue
 from aquatint.passes.fuse import Fuse
 from aquatint.passes.lowrank import LowRankBranch
 from aquatint.passes.quantize import Quantize
 from aquatint.passes.smooth import Smooth
 
-PASSES: dict[str, type] = {p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Absorb)}
+PASSES: dict[str, type] = {p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb)}
 
 SVDQUANT: tuple[Pass, ...] = (
     Canonicalize(),
@@ -21,9 +22,10 @@ SVDQUANT: tuple[Pass, ...] = (
     LowRankBranch(),
     Quantize(),
     Fuse(),  # looks for what the others left side by side
-    Absorb(),  # behind fuse: an activation belongs to the product before it rather than to the quantize behind it
+    Epilogue(),
+    Absorb(),  # behind epilogue: an activation belongs to the product before it rather than to the quantize behind it
 )
-WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Fuse())
+WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Fuse(), Epilogue())
 
 
 CONVOLUTION = "a k x k convolution: its branch reads every tap in 16 bits, so it gets a quarter of the rank"
@@ -58,7 +60,7 @@ PRESETS: dict[str, Recipe] = {
         _preset("svdq-w4a8-r32", SVDQUANT, Treatment("int4-g64", "int8", 32), "int4-g64"),
         _preset("nvfp4-r32", SVDQUANT, Treatment("nvfp4", "nvfp4", 32), "int4-g64"),
         _preset("w4a16", WEIGHTS_ONLY, Treatment("int4-g64"), "int4-g64"),
-        _preset("w8a8", (Canonicalize(), Smooth(), Quantize(), Fuse(), Absorb()), Treatment("int8", "int8"), "int8"),
+        _preset("w8a8", (Canonicalize(), Smooth(), Quantize(), Fuse(), Epilogue(), Absorb()), Treatment("int8", "int8"), "int8"),
         _preset("w8a16", WEIGHTS_ONLY, Treatment("int8"), "int8"),
     )
 }

@@ -62,8 +62,8 @@ def product_refusal(
     """Why there is no kernel for this product, or None; `inputs` are the formats that the kernel reads, None plain numbers."""
     if formats[0] not in inputs or formats[1] != WEIGHT_FORMAT:
         return f"no kernel multiplies {formats[0] or 'plain numbers'} by {formats[1]}"
-    if formats[0] is None and h is not None:
-        return "no kernel adds a branch to a product of plain numbers"
+    if formats[0] is None and any(v is not None for v in (h, options.get("gate"), options.get("residual"))):
+        return "no kernel adds a branch, gate or residual to a product of plain numbers"
     fixed = isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and _fixed(bias) and _fixed(up)
     return None if fixed else "weight, bias or up-projection is not fixed"
 

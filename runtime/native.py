@@ -43,6 +43,12 @@ class Window(ctypes.Structure):
     ]
 
 
+class Spread(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [("values", ctypes.c_void_p), ("rows", ctypes.c_int64)]
+
+
 class ProductCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
@@ -51,6 +57,8 @@ class ProductCall(ctypes.Structure):
         ("window", ctypes.POINTER(Window)),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups")),
         *((name, ctypes.c_int32) for name in ("bits", "activation")),
+        ("gate", Spread),
+        ("residual", Spread),
         ("y", ctypes.c_void_p),
     ]
 

@@ -78,14 +78,15 @@ def _group_affine(
 ) -> tuple[Tensor, Tensor]:
     """Group norm (arXiv 1803.08494) as a gain and an offset: group_norm(x) = x * gain + offset with the channels last.
 
-    x (B, C, H, W) -> two tensors (B, 1, 1, C) in float32.
+    x (B, C, H, W) -> two tensors (B, 1, 1, C) in float32; or (B, C, L) -> (B, 1, C).
     """
     batch, channels = x.shape[:2]
     variance, mean = torch.var_mean(x.float().reshape(batch, groups, -1), -1, correction=0)
     gain, mean = (v.repeat_interleave(channels // groups, 1) for v in ((variance + eps).rsqrt(), mean))
     gain = gain if weight is None else gain * weight.float()
     offset = -mean * gain if bias is None else bias.float() - mean * gain
-    return gain.view(batch, 1, 1, channels), offset.view(batch, 1, 1, channels)
+    shape = batch, *[1] * (x.dim() - 2), channels
+    return gain.view(shape), offset.view(shape)
 
 
 def _dequantize(codes: Tensor, scales: Tensor, *, format: str, dtype: torch.dtype) -> Tensor:
@@ -97,11 +98,12 @@ def _gemm(
     codes: Tensor, scales: Tensor | None, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
     h: Tensor | None = None, up: Tensor | None = None, *,
     formats: tuple[str | None, str], dtype: torch.dtype, activation: str | None = None,
+    gate: Tensor | None = None, residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """activation(decode(codes) decode(weight)ᵀ + h upᵀ + bias): codes (..., K), weight (N, K) -> (..., N) in `dtype`.
+    """activation(decode(codes) decode(weight)ᵀ + h upᵀ + bias) * gate + residual: codes (..., K), weight (N, K) -> (..., N).
 
     formats: of the activation codes, or None where `codes` are plain numbers without scales; of the weight codes.
-    h (..., r) and up (N, r) are the low-rank branch.
+    h (..., r) and up (N, r) are the low-rank branch. gate and residual in any shape that fits the result, which is in `dtype`.
     """
     x = codes.float() if formats[0] is None or scales is None else format_named(formats[0]).decode(codes, scales)
     y = F.linear(x, format_named(formats[1]).decode(weight, weight_scales))
@@ -109,15 +111,22 @@ def _gemm(
         y = y + F.linear(h, up.float())
     if bias is not None:
         y = y + bias.float()
-    return (ACTIVATIONS[activation](y) if activation else y).to(dtype)
+    return _finished(y, activation, gate, residual).to(dtype)
+
+
+def _finished(y: Tensor, activation: str | None, gate: Tensor | None, residual: Tensor | None) -> Tensor:
+    y = ACTIVATIONS[activation](y) if activation else y
+    y = y if gate is None else y * gate.float()
+    return y if residual is None else y + residual.float()
 
 
 def _conv2d(
     codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
     h: Tensor | None = None, up: Tensor | None = None, *,
     formats: tuple[str, str], dtype: torch.dtype, stride: list[int], padding: list[int], dilation: list[int],
+    activation: str | None = None, gate: Tensor | None = None, residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """A convolution of codes (B, H, W, C) with weight (O, kh, kw, C) -> (B, O, H', W') in `dtype`.
+    """A convolution of codes (B, H, W, C) with weight (O, kh, kw, C) -> (B, O, H', W') in `dtype`; the rest as in `gemm`.
 
     The low-rank branch is h (B, H, W, kh kw r), what each pixel gives through each tap, and up (O, r): an output pixel adds
     up r numbers from the pixels that its taps see.
@@ -129,7 +138,7 @@ def _conv2d(
         taps = torch.eye(kernel.shape[2] * kernel.shape[3])
         spread = torch.einsum("or,ts->otrs", up.float(), taps).reshape(len(up), -1, *kernel.shape[2:])
         y = y + F.conv2d(h.movedim(-1, 1), spread, None, stride, padding, dilation)
-    return y.to(dtype)
+    return _finished(y, activation, gate, residual).to(dtype)
 
 
 quantize = Operator("aquatint::quantize", _quantize)

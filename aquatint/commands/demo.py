@@ -60,13 +60,15 @@ class Result:
 def naive_w4a4() -> Recipe:
     """What anyone would try first: everything rounded to 4 bits, no smoothing, no branch, no correction."""
     from aquatint.compiler.recipe import Recipe, Treatment
+    from aquatint.passes.absorb import Absorb
     from aquatint.passes.canonicalize import Canonicalize
+    from aquatint.passes.epilogue import Epilogue
     from aquatint.passes.fuse import Fuse
     from aquatint.passes.quantize import Quantize
     from aquatint.passes.recipes import default_rules
 
     rules = default_rules(Treatment("int4-g64", "int4-g64"), Treatment("int4-g64"))
-    return Recipe("naive-w4a4", (Canonicalize(), Quantize("rtn"), Fuse()), rules)
+    return Recipe("naive-w4a4", (Canonicalize(), Quantize("rtn"), Fuse(), Epilogue(), Absorb()), rules)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -30,6 +30,12 @@ struct Window {
     int64_t taps[2], stride[2], padding[2], dilation[2];
 };
 
+// Rows of n numbers, each for `rows` rows of a result; with `rows` 0 one for all.
+struct Spread {
+    const float* values;  // or null
+    int64_t rows;
+};
+
 struct GroupAffineCall {
     const float* x;       // (images, pixels, channels)
     const float* weight;  // (channels) or null
@@ -51,7 +57,8 @@ struct ProductCall {
     const Window* window;  // null for a linear
     int64_t m, n, k, rank, scale_groups;
     int32_t bits, activation;
-    float* y;  // (m, n)
+    Spread gate, residual;  // y = activation(...) * gate + residual; null with floats
+    float* y;               // (m, n)
 };
 
 struct KernelTable {

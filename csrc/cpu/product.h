@@ -104,7 +104,7 @@ struct Product {
         }
     }
 
-    // The low-rank branch, the bias, the activation, and out.
+    // The low-rank branch, the bias, the activation, gate and residual, and out.
     template <int R>
     static void finish(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, const float* sums) {
         Float low[R], high[R];
@@ -124,13 +124,24 @@ struct Product {
                 high[r] = V::fma(value, u_high, high[r]);
             });
         }
+        int64_t column = panel * P::kColumns, left = call.n - column;
         unroll<R>([&](auto r) {
             if (call.activation) {
                 low[r] = Activations<V>::apply(call.activation, low[r]);
                 high[r] = Activations<V>::apply(call.activation, high[r]);
             }
-            float* y = call.y + (first + row + r) * call.n + panel * P::kColumns;
-            store_some<V>(y, low[r], high[r], call.n - panel * P::kColumns);
+            Float v_low, v_high;
+            if (rows.gate) {
+                load_some<V>(call.gate.values + rows.gate[row + r] + column, left, v_low, v_high);
+                low[r] = V::mul(low[r], v_low);
+                high[r] = V::mul(high[r], v_high);
+            }
+            if (rows.residual) {
+                load_some<V>(call.residual.values + rows.residual[row + r] + column, left, v_low, v_high);
+                low[r] = V::add(low[r], v_low);
+                high[r] = V::add(high[r], v_high);
+            }
+            store_some<V>(call.y + (first + row + r) * call.n + column, low[r], high[r], left);
         });
     }
 };

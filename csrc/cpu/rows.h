@@ -18,6 +18,8 @@ struct Rows {
     const int32_t* starts;  // (count, k / 64): where each group's sum starts, to take back the + 8 of the weights
     const float* scales;    // (count, scale_groups)
     const float* h;         // (count, rank)
+    const int64_t* gate;    // (count): where each row's gate begins, and its residual; null without
+    const int64_t* residual;
 };
 
 template <class V>
@@ -29,7 +31,15 @@ struct RowSource {
         for (int64_t i = 0; i < count * groups; ++i) starts[i] = V::start(rows.codes + i * kGroup);
         rows.starts = starts;
         rows.codes = in_tiles(rows.codes, count, call.k);
+        rows.gate = begins(call.gate, call.n, first, count, scratch<int64_t, 10>(count));
+        rows.residual = begins(call.residual, call.n, first, count, scratch<int64_t, 11>(count));
         return rows;
+    }
+
+    static const int64_t* begins(const Spread& spread, int64_t n, int64_t first, int64_t count, int64_t* places) {
+        if (!spread.values) return nullptr;
+        for (int64_t i = 0; i < count; ++i) places[i] = spread.rows ? (first + i) / spread.rows * n : 0;
+        return places;
     }
 
     static const int8_t* in_tiles(const int8_t* codes, int64_t count, int64_t k) {
@@ -50,7 +60,7 @@ struct RowSource {
             codes = bytes;
         }
         return {count, call.k, call.scale_groups, codes, nullptr, call.scales + first * call.scale_groups,
-                call.h ? call.h + first * call.rank : nullptr};
+                call.h ? call.h + first * call.rank : nullptr, nullptr, nullptr};
     }
 
     static void widen(const uint8_t* pairs, int64_t count, int8_t* bytes) {
@@ -68,7 +78,7 @@ struct RowSource {
         std::fill(h, h + count * call.rank, 0.0f);
         for (int64_t i = 0; i < count; ++i)
             gather(call, first + i, codes + i * call.k, scales + i * groups, h + i * call.rank);
-        return {count, call.k, groups, codes, nullptr, scales, h};
+        return {count, call.k, groups, codes, nullptr, scales, h, nullptr, nullptr};
     }
 
     // One row: what lies outside the image is zero.

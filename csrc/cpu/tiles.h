@@ -42,4 +42,18 @@ void store_some(float* p, typename V::Float low, typename V::Float high, int64_t
     for (int64_t i = 0; i < count; ++i) p[i] = line[i];
 }
 
+// The first `count` numbers of two registers; the others are zero.
+template <class V>
+void load_some(const float* p, int64_t count, typename V::Float& low, typename V::Float& high) {
+    if (count >= 2 * V::width) {
+        low = V::load(p);
+        high = V::load(p + V::width);
+        return;
+    }
+    float line[2 * V::width] = {};
+    for (int64_t i = 0; i < count; ++i) line[i] = p[i];
+    low = V::load(line);
+    high = V::load(line + V::width);
+}
+
 }  // namespace aquatint

@@ -87,11 +87,16 @@ void product(const KernelTable* table) {
     auto stored = bytes<uint8_t>(n * k / 2), packed = std::vector<uint8_t>(table->packed_bytes(n, k));
     table->pack_weight(stored.data(), n, k, packed.data());
     auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up = floats(panels_of(table, n) * rank);
+    auto other = floats(m * n), shared = floats(n);
+    auto spread = [&]() -> Spread {
+        if (bits == 32 || draw(0, 1)) return {nullptr, 0};
+        return draw(0, 1) ? Spread{other.data(), draw(1, 3)} : Spread{shared.data(), 0};
+    };
     std::vector<float> y(m * n);
     ProductCall call{bits == 32 ? static_cast<const void*>(x.data()) : codes.data(), scales.data(), packed.data(),
                      weight_scales.data(), draw(0, 1) ? bias.data() : nullptr, rank ? h.data() : nullptr,
                      rank ? up.data() : nullptr, gathered ? &window : nullptr, m, n, k, rank, scale_groups, bits,
-                     int32_t(draw(0, 3)), y.data()};
+                     int32_t(draw(0, 3)), spread(), spread(), y.data()};
     aq_product(table, &call, 1);
 }
 

@@ -17,6 +17,7 @@ from aquatint.compiler.recipe import Pass, Treatment, parse_spec, spec
 from aquatint.compiler.text import text
 from aquatint.passes.absorb import Absorb
 from aquatint.passes.canonicalize import Canonicalize
+from aquatint.passes.epilogue import Epilogue
 from aquatint.passes.fuse import Fuse
 from aquatint.passes.lowrank import LowRankBranch
 from aquatint.passes.quantize import Quantize
@@ -38,7 +39,9 @@ W4A8 = Treatment("int4-g64", "int8", 8)
 W4A4 = Treatment("int4-g64", "int4-g64", 8)
 W4A16 = Treatment("int4-g64")
 NVFP4 = Treatment("nvfp4", "nvfp4", 4)
-STEPS: tuple[Pass, ...] = (Canonicalize(), Smooth(grid=4, rows=32), LowRankBranch(3, 32), Quantize(rows=32), Fuse(), Absorb())
+STEPS: tuple[Pass, ...] = (
+    Canonicalize(), Smooth(grid=4, rows=32), LowRankBranch(3, 32), Quantize(rows=32), Fuse(), Epilogue(), Absorb(),
+)  # fmt: skip
 
 
 @settings(max_examples=25, deadline=None)
@@ -97,6 +100,8 @@ def test_siblings_share_and_the_epilogue_takes_all() -> None:
     assert shown.count("aquatint::gemm") == 3
     assert "activation='gelu_tanh'" in shown
     assert "aten::linear" not in shown
+    assert "residual=%x" in shown
+    assert "aten::add" not in shown
     assert {w for w in result.weights if w.endswith(".down")} == {"to_q.down", "out.down"}
 
 
@@ -162,6 +167,41 @@ def test_equal_nodes_become_one() -> None:
     changed, _ = apply_and_check(program, Canonicalize(), context_for(program, token_inputs(), W4A8))
     assert "%y = aten::add.Tensor(%a, %a)" in text(changed)
     assert "aten::to" not in text(changed)
+
+
+def test_what_does_nothing_goes() -> None:
+    lines = ["%s = aten::slice.Tensor(%x, 0, 0, 9223372036854775807)", "%d = aten::div.Tensor(%s, 1.0)",
+             "%t = aten::transpose.int(%d, 1, 2)", "%u = aten::transpose.int(%t, 2, 1)", "%p = aten::slice.Tensor(%u, 1, 1, 9)",
+             "%r = aten::arange.default(64, dtype=dtype('float32'))", "%e = aten::exp.default(%r)",
+             "%y = aten::add.Tensor(%p, %e)", "return [%y]"]  # fmt: skip
+    program = program_of(lines, {})
+    changed, report = apply_and_check(program, Canonicalize(), context_for(program, token_inputs(), W4A8))
+    assert "%p = aten::slice.Tensor(%x, 1, 1, 9)" in text(changed), "a slice of a part stays"
+    assert "%y = aten::add.Tensor(%p, @constants.e)" in text(changed)
+    assert len([n for n in changed.graph.nodes if n.op == "call_function"]) == 2
+    assert report.sites[""] == {"nodes dropped": 3, "nodes merged": 0, "constants": 1}
+
+
+@pytest.mark.parametrize(
+    ("lines", "taken"),
+    [
+        (["%m = aten::mul.Tensor(%v, %o)", "%y = aten::add.Tensor(%m, %x)", "return [%y]"], "gate=%v, residual=%x)"),
+        (["%y = aten::add.Tensor(%x, %o)", "return [%y]"], "residual=%x)"),
+        (["%y = aten::add.Tensor(%o, %v)", "return [%y]"], "residual=%v)"),
+        (["%r = aten::exp.default(%x)", "%y = aten::mul.Tensor(%o, %r)", "return [%y]"], "gate=%r)"),
+        (["%a = aten::add.Tensor(%o, %x)", "%y = aten::mul.Tensor(%a, %v)", "return [%y]"], "residual=%x)"),
+        (["%y = aten::add.Tensor(%o, %x)", "return [%y, %o]"], ""),
+        (["%u = aten::unsqueeze.default(%x, 0)", "%y = aten::add.Tensor(%o, %u)", "return [%y]"], ""),
+        (["%y = aten::add.Tensor(%o, 1)", "return [%y]"], ""),
+    ],
+)
+def test_gate_and_residual_go_into_the_product(lines: list[str], taken: str) -> None:
+    head = ["%v = aten::mean.dim(%x, [1], True)", "%o = aten::linear.default(%x, @l.weight)"]
+    program = program_of([*head, *lines], {"l.weight": torch.randn(64, 64)})
+    context = context_for(program, token_inputs(), W4A8)
+    fused, _ = run_recipe(program, (Quantize("rtn"), Fuse()), context)
+    changed, _ = apply_and_check(fused, Epilogue(), context)
+    assert (taken in text(changed)) if taken else ("gate" not in text(changed) and "residual" not in text(changed))
 
 
 def test_a_pass_that_fails_leaves_the_program() -> None:

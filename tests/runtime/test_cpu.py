@@ -164,6 +164,42 @@ def test_conv2d(kernels, format, seed, image, groups, n, taps, stride, padding, 
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 999), st.integers(1, 3), st.integers(1, 60), st.integers(1, 50),
+    *(st.sampled_from(["none", "full", "by sample", "shared", "fixed", "odd"]) for _ in range(2)),
+)  # fmt: skip
+def test_gate_and_residual(kernels: str, seed: int, batch: int, tokens: int, n: int, gate: str, residual: str) -> None:
+    random = torch.Generator().manual_seed(seed)
+    weight = FORMATS["int4-g64"].encode(torch.randn(n, 64, generator=random))
+    codes = FORMATS["int8"].encode(torch.randn(batch, tokens, 64, generator=random))
+    shapes = {"full": (batch, tokens, n), "by sample": (batch, 1, n), "shared": (n,), "fixed": (n,), "odd": (1, tokens, 1)}
+    given = {k: torch.randn(shapes[s], generator=random) for k, s in (("gate", gate), ("residual", residual)) if s != "none"}
+    fixed = {"gate": gate == "fixed", "residual": residual == "fixed"}
+    options = {"formats": ["int8", "int4-g64"], "dtype": torch.float32}
+    slots = {k: v if fixed[k] else Slot for k, v in given.items()}
+    kernel = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight), {**options, **slots})
+    assert kernel is not None
+    y = kernel(*codes, *(v for k, v in given.items() if not fixed[k]))
+    expected = ops.gemm(*codes, *weight, **options, **given)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("shape", [(2, 20, 6, 5), (2, 20, 1, 1), (20, 1, 1)])
+def test_a_convolution_with_gate_and_residual(kernels: str, shape: tuple[int, ...]) -> None:
+    weight = FORMATS["int4-g64"].encode(torch.randn(20, 3, 3, 64))
+    codes = FORMATS["int8"].encode(torch.randn(2, 6, 5, 64))
+    gate, residual = torch.randn(shape), torch.randn(shape)
+    options = {"formats": ["int8", "int4-g64"], "dtype": torch.float32, "activation": "silu",
+               "stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}  # fmt: skip
+    kernel = target(kernels).lower("aquatint::conv2d", (Slot, Slot, *weight), {**options, "gate": Slot, "residual": Slot})
+    assert kernel is not None
+    expected = ops.conv2d(*codes, *weight, **options, gate=gate, residual=residual)
+    torch.testing.assert_close(kernel(*codes, gate, residual), expected, rtol=1e-4, atol=1e-3)
+
+
 def test_extremes_fit_their_sums() -> None:
     """Every code at its largest, of either sign: the 16-bit sums of a group must hold them."""
     codes = torch.tensor([[127] * 64, [-127] * 64, [127, -127] * 32], dtype=torch.int8)
