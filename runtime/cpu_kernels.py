@@ -143,6 +143,7 @@ class GemmKernel:
         formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None, gate: Any = None, residual: Any = None,
     ) -> None:  # fmt: skip
         bits, self.branch = format_named(formats[0]).bits, int(h is not None)
+        up = up if self.branch else None
         self.product = _Product(kernels, weight, weight_scales, bias, up, bits, dtype, activation, gate, residual)
 
     def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
@@ -179,6 +180,7 @@ class ConvolutionKernel:
         self.bits, self.branch = format_named(formats[0]).bits, int(h is not None)
         self.taps, self.stride, self.padding, self.dilation = list(weight.shape[1:3]), stride, padding, dilation
         gate, residual = (v.movedim(-3, -1) if isinstance(v, Tensor) else v for v in (gate, residual))
+        up = up if self.branch else None
         self.product = _Product(kernels, weight, weight_scales, bias, up, self.bits, dtype, activation, gate, residual)
 
     def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
