@@ -23,7 +23,8 @@ class Execution:
     """A program's graph and weights as steps; see `advance`.
 
     `lower(name, args, kwargs)` may return a kernel for a call whose arguments are known but for `ops.Slot`s; the kernel
-    gets the values of these, in order. None leaves the call to the operator's meaning.
+    gets the values of these, in order. None leaves the call to the operator's meaning. `schedule` is what runs: each node, its
+    step, and what nobody reads after it.
     """
 
     def __init__(self, graph: fx.Graph, weights: Weights, lower: Lower | None = None) -> None:
@@ -31,18 +32,18 @@ class Execution:
         self.inputs = [n for n in graph.nodes if n.op == "placeholder"]
         self.results: list[fx.Node] = list(graph.output_node().args[0])  # type: ignore[arg-type]
         self.weights = {n: weights.stored(str(n.target)) for n in graph.nodes if n.op == "get_attr"}
-        self._kernels = {n: k for n in self.nodes if lower and (k := self._lowered(n, lower))}
+        self.kernels = {n: k for n in self.nodes if lower and (k := self._lowered(n, lower))}
         self._steps = {n: self._step(n) for n in self.nodes}
         self._freed = self._last_reads()
-        self._schedule = [(n, self._steps[n], self._freed.get(n, ())) for n in self.nodes]
+        self.schedule = [(n, self._steps[n], self._freed.get(n, ())) for n in self.nodes]
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         values: Values = dict(zip(self.inputs, inputs, strict=True))
-        for node, step, freed in self._schedule:  # `advance`, less what costs a microsecond a node
+        for node, step, freed in self.schedule:  # `advance`, less what costs a microsecond a node
             values[node] = step(values)
             for used in freed:
                 del values[used]
-        return [self._value(n, values) for n in self.results]
+        return [self.value(n, values) for n in self.results]
 
     def advance(self, values: Values) -> Iterator[fx.Node]:
         """Run step by step; yields each node before it runs, when its inputs are in `values`."""
@@ -64,14 +65,14 @@ class Execution:
         for node in self.advance(values):
             now = time.perf_counter()
             spent[name] = spent.get(name, 0.0) + now - began
-            began, name = now, f"{ops.name_of(node.target)}{'*' if node in self._kernels else ''}"
+            began, name = now, f"{ops.name_of(node.target)}{'*' if node in self.kernels else ''}"
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
         return {name: seconds for name, seconds in spent.items() if name}
 
     def without_kernel(self) -> list[str]:
         """Our operators that run by their meaning here, a name for each node."""
         ours = [n for n in self.nodes if isinstance(n.target, ops.Operator)]
-        return [ops.name_of(n.target) or "" for n in ours if n not in self._kernels]
+        return [ops.name_of(n.target) or "" for n in ours if n not in self.kernels]
 
     def _lowered(self, node: fx.Node, lower: Lower) -> Callable[..., Any] | None:
         def known(n: fx.Node) -> Any:
@@ -90,7 +91,7 @@ class Execution:
 
     def _step(self, node: fx.Node) -> Step:
         """How to run `node`: what can be settled before the first run is."""
-        if kernel := self._kernels.get(node):
+        if kernel := self.kernels.get(node):
             sources = [n for n in argument_nodes(node) if n not in self.weights]
             return lambda values: kernel(*[values[n] for n in sources])
         if node.target is operator.getitem and isinstance(node.args[1], int) and node.args[0] not in self.weights:
@@ -104,9 +105,10 @@ class Execution:
 
     def _product(self, node: fx.Node, product: Callable[..., Tensor]) -> Step:
         sources = argument_nodes(node)
-        return lambda values: product(*[self._value(n, values) for n in sources])
+        return lambda values: product(*[self.value(n, values) for n in sources])
 
-    def _value(self, node: fx.Node, values: Values) -> Any:
+    def value(self, node: fx.Node, values: Values) -> Any:
+        """What `node` stands for: in `values`, or a weight."""
         return values[node] if node in values else read(self.weights[node])
 
     def _meaning(self, node: fx.Node) -> Step:
@@ -117,13 +119,13 @@ class Execution:
             def flat(values: Values) -> Any:
                 given: list[Any] = list(node.args)
                 for i, n in holes:
-                    given[i] = self._value(n, values)
+                    given[i] = self.value(n, values)
                 return target(*given, **node.kwargs)
 
             return flat
 
         def nested(values: Values) -> Any:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n, values))  # type: ignore[misc]
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.value(n, values))  # type: ignore[misc]
             return target(*args, **kwargs)  # type: ignore[misc]
 
         return nested

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aquatint.compiler.errors import InputError
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.program import Program
+from aquatint.compiler.replay import Replays
 from aquatint.compiler.text import text
 
 
@@ -55,6 +56,7 @@ class CompressedModule(nn.Module):
         self.program, self.target, self.recipe, self.report = program, target, recipe, report
         self.config = _Config(**program.config)
         self._execution = Execution(program.graph, program.weights, target.lower)
+        self._replays = Replays(self._execution)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -75,7 +77,7 @@ class CompressedModule(nn.Module):
         """The program alone: tensors in, tensors out, in the order of its interface."""
         with torch.no_grad():
             try:
-                return self._execution(*inputs)
+                return self._replays(*inputs)
             except RuntimeError as error:
                 shapes = ", ".join(
                     f"{s.path} {list(t.shape)}" for s, t in zip(self.program.interface.inputs, inputs, strict=True)

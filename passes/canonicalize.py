@@ -73,7 +73,7 @@ def _takes_all(node: fx.Node) -> bool:
     if not is_call(node, "aten::slice.Tensor") or node.kwargs:
         return False
     start, end, step = (*node.args[2:], *(None, None, 1)[len(node.args) - 2 :])
-    return start in (0, None) and end in (TO_THE_END, None) and step == 1
+    return bool(start in (0, None) and end in (TO_THE_END, None) and step == 1)
 
 
 def _is_neutral(node: fx.Node) -> bool:

@@ -60,7 +60,9 @@ PRESETS: dict[str, Recipe] = {
         _preset("svdq-w4a8-r32", SVDQUANT, Treatment("int4-g64", "int8", 32), "int4-g64"),
         _preset("nvfp4-r32", SVDQUANT, Treatment("nvfp4", "nvfp4", 32), "int4-g64"),
         _preset("w4a16", WEIGHTS_ONLY, Treatment("int4-g64"), "int4-g64"),
-        _preset("w8a8", (Canonicalize(), Smooth(), Quantize(), Fuse(), Epilogue(), Absorb()), Treatment("int8", "int8"), "int8"),
+        _preset(
+            "w8a8", (Canonicalize(), Smooth(), Quantize(), Fuse(), Epilogue(), Absorb()), Treatment("int8", "int8"), "int8"
+        ),
         _preset("w8a16", WEIGHTS_ONLY, Treatment("int8"), "int8"),
     )
 }

@@ -11,12 +11,19 @@ FILE = "libaquatint_cpu.so"
 KERNEL_SETS = ("plain", "avx2", "avx512", "avx512-vnni")
 
 
+class Spread(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [("values", ctypes.c_void_p), ("rows", ctypes.c_int64), ("stride", ctypes.c_int64)]
+
+
 class QuantizeCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "smooth", "down", "gain", "offset")),
-        *((name, ctypes.c_int64) for name in ("m", "k", "rank", "group", "rows_a_set")),
+        *((name, ctypes.c_void_p) for name in ("x", "smooth", "down")),
+        *((name, Spread) for name in ("gain", "offset")),
+        *((name, ctypes.c_int64) for name in ("m", "k", "rank", "group")),
         ("eps", ctypes.c_float),
         *((name, ctypes.c_int32) for name in ("activation", "bits")),
         *((name, ctypes.c_void_p) for name in ("codes", "scales", "h")),
@@ -43,12 +50,6 @@ class Window(ctypes.Structure):
     ]
 
 
-class Spread(ctypes.Structure):
-    """As in csrc/cpu/kernel_table.h."""
-
-    _fields_ = [("values", ctypes.c_void_p), ("rows", ctypes.c_int64)]
-
-
 class ProductCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
@@ -57,8 +58,7 @@ class ProductCall(ctypes.Structure):
         ("window", ctypes.POINTER(Window)),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups")),
         *((name, ctypes.c_int32) for name in ("bits", "activation")),
-        ("gate", Spread),
-        ("residual", Spread),
+        *((name, Spread) for name in ("gate", "residual")),
         ("y", ctypes.c_void_p),
     ]
 

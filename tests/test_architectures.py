@@ -22,6 +22,8 @@ def test_through_optimize_and_back(name: str, tmp_path: Path) -> None:
     result = small(*args, **kwargs)
     assert type(result) is type(original)
     assert any(row["treatment"] for row in small.report["sites"])
+    for call in range(3):  # the third is a replay
+        assert all(map(torch.equal, tensors_of(small(*args, **kwargs)), tensors_of(result))), call
     small.save(tmp_path / "a.aq")
     reference = tensors_of(small.on(target_named("reference"))(*args, **kwargs))
     back = tensors_of(aquatint.load(tmp_path / "a.aq", target="reference")(*args, **kwargs))

@@ -7,13 +7,20 @@ namespace aquatint {
 
 enum Activation : int32_t { kNone, kGelu, kGeluTanh, kSilu };
 
+// Vectors, each for `rows` neighbouring rows of a matrix, `stride` numbers apart; with `rows` 0 one for all.
+struct Spread {
+    const float* values;  // or null
+    int64_t rows, stride;
+
+    int64_t place(int64_t row) const { return rows ? row / rows * stride : 0; }
+};
+
 struct QuantizeCall {
     const float* x;       // (m, k)
     const float* smooth;  // (k) or null
     const float* down;    // packed and smoothed, or null
-    const float* gain;    // (m / rows_a_set, k), or null; one set of k for all with rows_a_set 0
-    const float* offset;  // as gain
-    int64_t m, k, rank, group, rows_a_set;
+    Spread gain, offset;  // of k numbers
+    int64_t m, k, rank, group;
     float eps;           // of a layer norm before all else; negative: none
     int32_t activation;  // behind gain and offset
     int32_t bits;        // 4: codes are packed in pairs, scales rounded to bfloat16;  8: neither
@@ -28,12 +35,6 @@ struct Window {
     int64_t height, width, channels;
     int64_t rows, columns;  // of the output
     int64_t taps[2], stride[2], padding[2], dilation[2];
-};
-
-// Rows of n numbers, each for `rows` rows of a result; with `rows` 0 one for all.
-struct Spread {
-    const float* values;  // or null
-    int64_t rows;
 };
 
 struct GroupAffineCall {
@@ -57,7 +58,7 @@ struct ProductCall {
     const Window* window;  // null for a linear
     int64_t m, n, k, rank, scale_groups;
     int32_t bits, activation;
-    Spread gate, residual;  // y = activation(...) * gate + residual; null with floats
+    Spread gate, residual;  // of n numbers: y = activation(...) * gate + residual; null with floats
     float* y;               // (m, n)
 };
 

@@ -12,12 +12,13 @@ template <class V>
 struct Prologue {
     using Float = typename V::Float;
 
-    static bool empty(const QuantizeCall& call) { return call.eps < 0 && !call.gain && !call.offset && !call.activation; }
+    static bool empty(const QuantizeCall& call) { return call.eps < 0 && !call.gain.values && !call.offset.values && !call.activation; }
 
     // One row of activation(norm(x) * gain + offset).
     static void run(const QuantizeCall& call, int64_t row, float* out) {
         const float* x = call.x + row * call.k;
-        int64_t set = call.rows_a_set ? row / call.rows_a_set * call.k : 0;
+        const float* gain = call.gain.values ? call.gain.values + call.gain.place(row) : nullptr;
+        const float* offset = call.offset.values ? call.offset.values + call.offset.place(row) : nullptr;
         float mean = 0.0f, factor = 1.0f;
         if (call.eps >= 0) {
             mean = sum(call.k, [&](int64_t i) { return V::load(x + i); }) / float(call.k);
@@ -31,8 +32,8 @@ struct Prologue {
         auto centre = V::set(-mean), scale = V::set(factor);
         for (int64_t i = 0; i < call.k; i += V::width) {
             auto value = V::mul(V::add(V::load(x + i), centre), scale);
-            if (call.gain) value = V::mul(value, V::load(call.gain + set + i));
-            if (call.offset) value = V::add(value, V::load(call.offset + set + i));
+            if (gain) value = V::mul(value, V::load(gain + i));
+            if (offset) value = V::add(value, V::load(offset + i));
             V::store(out + i, Activations<V>::apply(call.activation, value));
         }
     }

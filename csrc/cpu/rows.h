@@ -31,14 +31,14 @@ struct RowSource {
         for (int64_t i = 0; i < count * groups; ++i) starts[i] = V::start(rows.codes + i * kGroup);
         rows.starts = starts;
         rows.codes = in_tiles(rows.codes, count, call.k);
-        rows.gate = begins(call.gate, call.n, first, count, scratch<int64_t, 10>(count));
-        rows.residual = begins(call.residual, call.n, first, count, scratch<int64_t, 11>(count));
+        rows.gate = begins(call.gate, first, count, scratch<int64_t, 10>(count));
+        rows.residual = begins(call.residual, first, count, scratch<int64_t, 11>(count));
         return rows;
     }
 
-    static const int64_t* begins(const Spread& spread, int64_t n, int64_t first, int64_t count, int64_t* places) {
+    static const int64_t* begins(const Spread& spread, int64_t first, int64_t count, int64_t* places) {
         if (!spread.values) return nullptr;
-        for (int64_t i = 0; i < count; ++i) places[i] = spread.rows ? (first + i) / spread.rows * n : 0;
+        for (int64_t i = 0; i < count; ++i) places[i] = spread.place(first + i);
         return places;
     }
 

@@ -49,8 +49,9 @@ void quantize(const KernelTable* table) {
     std::vector<int8_t> codes(m * k * bits / 8);
     std::vector<float> scales(m * k / group), h(m * rank);
     bool affine = draw(0, 1);
-    QuantizeCall call{x.data(), draw(0, 1) ? smooth.data() : nullptr, rank ? down.data() : nullptr,
-                      affine ? gain.data() : nullptr, affine ? gain.data() : nullptr, m, k, rank, group, sets > 1 ? rows : 0,
+    Spread vectors{affine ? gain.data() : nullptr, sets > 1 ? rows : 0, k};
+    QuantizeCall call{x.data(), draw(0, 1) ? smooth.data() : nullptr, rank ? down.data() : nullptr, vectors, vectors,
+                      m, k, rank, group,
                       draw(0, 1) ? 1e-6f : -1.0f, int32_t(draw(0, 3)), bits, codes.data(), scales.data(),
                       rank ? h.data() : nullptr};
     aq_quantize(table, &call, 1);
@@ -90,7 +91,7 @@ void product(const KernelTable* table) {
     auto other = floats(m * n), shared = floats(n);
     auto spread = [&]() -> Spread {
         if (bits == 32 || draw(0, 1)) return {nullptr, 0};
-        return draw(0, 1) ? Spread{other.data(), draw(1, 3)} : Spread{shared.data(), 0};
+        return draw(0, 1) ? Spread{other.data(), draw(1, 3), n} : Spread{shared.data(), 0, 0};
     };
     std::vector<float> y(m * n);
     ProductCall call{bits == 32 ? static_cast<const void*>(x.data()) : codes.data(), scales.data(), packed.data(),

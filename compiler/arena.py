@@ -1,0 +1,52 @@
+"""Memory for values that live from one step to another: those that never live together share it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 64  # bytes: a line of the cache
+
+
+@dataclass(frozen=True)
+class Room:
+    """`size` bytes, needed from the step `first` up to and with the step `last`."""
+
+    size: int
+    first: int
+    last: int
+
+    def until(self, step: int) -> Room:
+        """The same room, needed at `step` as well."""
+        return replace(self, last=max(self.last, step))
+
+    def meets(self, other: Room) -> bool:
+        """Do both live at some step?"""
+        return self.first <= other.last and other.first <= self.last
+
+
+def offsets(rooms: Sequence[Room]) -> list[int]:
+    """Where each room begins: the largest first, each at the lowest free place (Pisarchyk & Lee 2020, greedy by size)."""
+    places = [0] * len(rooms)
+    placed: list[int] = []
+    for index in sorted(range(len(rooms)), key=lambda i: -rooms[i].size):
+        room, place = rooms[index], 0
+        neighbours = sorted((places[i], rooms[i].size) for i in placed if room.meets(rooms[i]))
+        for begin, size in neighbours:
+            if place + room.size <= begin:
+                break
+            place = max(place, begin + -(-size // ALIGNMENT) * ALIGNMENT)
+        places[index] = place
+        placed.append(index)
+    return places
+
+
+def arena_of(rooms: Sequence[Room]) -> list[Tensor]:
+    """One block of memory, and each room's bytes in it."""
+    places = offsets(rooms)
+    whole = torch.empty(max((p + r.size for p, r in zip(places, rooms, strict=True)), default=0) + ALIGNMENT, dtype=torch.uint8)
+    start = -whole.data_ptr() % ALIGNMENT
+    return [whole[start + p : start + p + r.size] for p, r in zip(places, rooms, strict=True)]

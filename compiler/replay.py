@@ -1,0 +1,198 @@
+"""A program's run on inputs of one shape, prepared: memory laid out, views made, kernels bound to their addresses.
+
+The second call in a row with the same shapes is recorded; from the third on, what is left to do is what computes. Small models
+are limited by what stands around it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from aquatint.compiler.arena import Room, arena_of
+from aquatint.compiler.execution import Execution, Values, argument_nodes
+from aquatint.runtime import ops
+
+Run = Callable[[], Any]
+
+# What these return, or how large it is, is known by the numbers in their inputs alone.
+BY_NUMBERS = ("aten::item", "aten::repeat_interleave.Tensor", "aten::repeat_interleave.self_Tensor")
+INTO = frozenset(
+    f"aten::{name}"
+    for name in ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "silu.default", "gelu.default", "sin.default",
+                 "cos.default", "exp.default", "sigmoid.default", "tanh.default", "cat.default")
+)  # fmt: skip
+
+
+class Replays:
+    """Runs an execution; inputs of the same shapes as the two calls before are served by a replay."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._last: Any = None
+        self._replay: Replay | None = None
+        self._lock = threading.Lock()
+        names = [ops.name_of(n.target) or "" for n in execution.nodes]
+        self._possible = not any(name.startswith(BY_NUMBERS) for name in names)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        ordinary = self._possible and all(type(t) is Tensor for t in inputs)
+        if not ordinary or not self._lock.acquire(blocking=False):  # another thread is at it
+            return self._execution(*inputs)
+        try:
+            shapes = [(t.shape, t.stride(), t.dtype) for t in inputs]
+            if shapes != self._last:
+                self._last, self._replay = shapes, None
+                return self._execution(*inputs)
+            if self._replay is None:
+                with torch.inference_mode(False), torch.no_grad():
+                    self._replay = Replay(self._execution, inputs)
+            return self._replay(*inputs)
+        finally:
+            self._lock.release()
+
+
+class Replay:
+    """One run, prepared; see the module."""
+
+    def __init__(self, execution: Execution, inputs: Sequence[Tensor]) -> None:
+        recording = _Recording(execution, inputs)
+        self._arena = arena_of(recording.rooms)
+        self._values: Values = {}
+        self._runs: list[Run] = []
+        for node in execution.inputs:
+            self._values[node] = self._place(recording.found[node], recording.homes[node])
+        self._inputs: list[Tensor] = [self._values[node] for node in execution.inputs]
+        for node in execution.nodes:
+            self._prepare(execution, node, recording)
+        self._results = [execution.value(node, self._values) for node in execution.results]
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        for room, given in zip(self._inputs, inputs, strict=True):
+            room.copy_(given)
+        for run in self._runs:
+            run()
+        return [result.clone() for result in self._results]
+
+    def _prepare(self, execution: Execution, node: fx.Node, recording: _Recording) -> None:
+        values, found, homes = self._values, recording.found[node], recording.homes[node]
+        if node in recording.fixed:
+            values[node] = found
+        elif node in recording.views:
+            values[node] = execution.step(node, values)
+        else:
+            values[node] = self._place(found, homes)
+            self._runs.append(_bound(execution, node, values))
+
+    def _place(self, found: Any, homes: Sequence[int | None]) -> Any:
+        """Tensors like those that were found, each in its room."""
+        if isinstance(found, Tensor):
+            return _like(found, self._arena[homes[0]])  # type: ignore[index]
+        return tuple(_like(tensor, self._arena[home]) for tensor, home in zip(found, homes, strict=True))  # type: ignore[index]
+
+
+def _bound(execution: Execution, node: fx.Node, values: Values) -> Run:
+    """What computes `node` into the tensors that stand for it."""
+    results = values[node]
+    if kernel := execution.kernels.get(node):
+        return kernel.bind(results, *[values[n] for n in argument_nodes(node) if n not in execution.weights])  # type: ignore[attr-defined]
+    if ops.name_of(node.target) in INTO and isinstance(results, Tensor):
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: execution.value(n, values))  # type: ignore[misc]
+        into = node.target.overloadpacket.out  # type: ignore[union-attr]
+        return lambda: into(*args, **kwargs, out=results)  # type: ignore[misc]
+    return lambda: _copy(results, execution.step(node, values))
+
+
+def _copy(results: Any, values: Any) -> None:
+    for result, value in zip(_tensors(results), _tensors(values), strict=True):
+        result.copy_(value)
+
+
+class _Recording:
+    """One ordinary run, with what it showed of every node's value.
+
+    found  numbers as they are; of tensors those that describe them, without memory unless the node is in `fixed`
+    homes  the room of each tensor of a node's value; None: in a weight, or in what is fixed
+    views  nodes that only look at what others have computed;  fixed  nodes that no input reaches
+    rooms  how large, from which step to which
+    """
+
+    def __init__(self, execution: Execution, inputs: Sequence[Tensor]) -> None:
+        self.found: Values = {}
+        self.homes: dict[fx.Node, Sequence[int | None]] = {}
+        self.views: set[fx.Node] = set()
+        self.fixed: set[fx.Node] = set()
+        self.rooms: list[Room] = []
+        self._execution = execution
+        values: Values = dict(zip(execution.inputs, inputs, strict=True))
+        for node in execution.inputs:
+            self.found[node], self.homes[node] = values[node].to("meta"), [self._new_room(values[node], -1)]
+        for place, (node, step, freed) in enumerate(execution.schedule):
+            values[node] = step(values)
+            self._see(node, values, place)
+            for used in freed:
+                del values[used]
+        for node in execution.results:
+            self._read(node, len(execution.schedule))
+
+    def _see(self, node: fx.Node, values: Values, place: int) -> None:
+        value, sources = values[node], node.all_input_nodes
+        for source in sources:
+            self._read(source, place)
+        tensors = _tensors(value)
+        steady = all(n in self._execution.weights or n in self.fixed for n in sources)
+        if not tensors or steady:
+            self.found[node], self.homes[node] = value, [None] * len(tensors)
+            self.fixed.add(node)
+            return
+        owners = {
+            tensor.untyped_storage().data_ptr(): home for source in sources for tensor, home in self._owned(source, values)
+        }
+        if node not in self._execution.kernels and all(t.untyped_storage().data_ptr() in owners for t in tensors):
+            self.views.add(node)
+            self.found[node], self.homes[node] = None, [owners[t.untyped_storage().data_ptr()] for t in tensors]
+            return
+        described = [t.to("meta") for t in tensors]
+        self.found[node] = described[0] if isinstance(value, Tensor) else described
+        self.homes[node] = [self._new_room(t, place) for t in tensors]
+
+    def _owned(self, source: fx.Node, values: Values) -> list[tuple[Tensor, int | None]]:
+        if source in self._execution.weights:
+            return [(self._execution.value(source, values), None)]
+        return list(zip(_tensors(values[source]), self.homes[source], strict=True))
+
+    def _new_room(self, tensor: Tensor, place: int) -> int:
+        self.rooms.append(Room(_extent(tensor) * tensor.element_size(), place, place))
+        return len(self.rooms) - 1
+
+    def _read(self, node: fx.Node, place: int) -> None:
+        for home in self.homes.get(node, ()):
+            if home is not None:
+                self.rooms[home] = self.rooms[home].until(place)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [v for v in value if isinstance(v, Tensor)] if isinstance(value, (list, tuple)) else []
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    """As they are, but in order for a tensor that shows a number twice."""
+    shown_twice = any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return torch.empty(tensor.shape, device="meta").stride() if shown_twice else tensor.stride()
+
+
+def _extent(tensor: Tensor) -> int:
+    """Elements from the first to the last."""
+    if not tensor.numel():
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, _strides(tensor), strict=True))
+
+
+def _like(described: Tensor, memory: Tensor) -> Tensor:
+    return memory.view(described.dtype).as_strided(described.shape, _strides(described))

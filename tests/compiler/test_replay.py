@@ -1,0 +1,114 @@
+"""A replay gives the bits of an ordinary run, keeps its results to itself, and steps aside where it can't serve."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from aquatint.compiler.arena import Room, offsets
+from aquatint.compiler.execution import Execution
+from aquatint.compiler.pipeline import run_recipe
+from aquatint.compiler.program import Program
+from aquatint.compiler.recipe import Treatment
+from aquatint.compiler.replay import Replays
+from aquatint.passes.recipes import SVDQUANT
+from aquatint.runtime import target_named
+from tests.programs import context_for, image_inputs, normed_block, program_of, random_programs, token_inputs
+
+W4A8 = Treatment("int4-g64", "int8", 8)
+W4A4 = Treatment("int4-g64", "int4-g64", 8)
+
+
+def replayed(program: Program, target: str = "cpu") -> tuple[Execution, Replays]:
+    execution = Execution(program.graph, program.weights, target_named(target).lower)
+    return execution, Replays(execution)
+
+
+def check(program: Program, calls: tuple[tuple[Tensor, ...], ...], target: str = "cpu") -> Replays:
+    execution, replays = replayed(program, target)
+    results = [(replays(*call), execution(*call)) for call in calls]
+    for got, expected in results:  # after all calls: a later one must not write into what an earlier one gave
+        for a, b in zip(got, expected, strict=True):
+            assert torch.equal(a, b)
+    return replays
+
+
+@settings(max_examples=40, deadline=None)
+@given(random_programs(), st.sampled_from([W4A8, W4A4, None]))
+def test_random_programs(program: Program, treatment: Treatment | None) -> None:
+    if treatment:
+        context = context_for(program, token_inputs(), treatment)
+        program, _ = run_recipe(program, tuple(s for s in SVDQUANT if s.name != "smooth"), context)
+    assert check(program, token_inputs(calls=5))._replay is not None
+
+
+@pytest.mark.parametrize("target", ["cpu", "reference"])
+def test_images(target: str) -> None:
+    program, _ = run_recipe(normed_block(), SVDQUANT, context_for(normed_block(), image_inputs(), W4A8))
+    assert check(program, image_inputs(calls=4), target)._replay is not None
+
+
+def test_views_constants_and_parts() -> None:
+    lines = ["%t = aten::transpose.int(%x, 1, 2)", "%h = aten::chunk.default(%t, 2, 1)", "%a = python::getitem(%h, 0)",
+             "%b = python::getitem(%h, 1)", "%n = aten::sym_size.int(%x, 1)", "%o = aten::ones.default([%n])",
+             "%s = aten::mul.Tensor(%a, %o)", "%e = aten::expand.default(%o, [3, %n])",
+             "%r = aten::reshape.default(%b, [-1])", "%c = aten::cat.default([%s, %b], 1)",
+             "return [%c, %e, %r, %a, %x]"]  # fmt: skip
+    check(program_of(lines, {}), token_inputs(calls=4))
+
+
+def test_other_shapes_in_between() -> None:
+    calls = token_inputs(calls=3)
+    other = (torch.randn(1, 5, 64),)
+    program = program_of(["%y = aten::silu.default(%x)", "return [%y]"], {})
+    check(program, (*calls, other, *calls, other, other, other, calls[0]))
+
+
+def test_what_numbers_decide_is_not_replayed() -> None:
+    lines = ["%m = aten::sum.default(%x)", "%i = aten::item.default(%m)", "%y = aten::add.Tensor(%x, %i)", "return [%y]"]
+    assert check(program_of(lines, {}), token_inputs(calls=4))._replay is None
+
+
+def test_two_threads_at_once() -> None:
+    program, _ = run_recipe(normed_block(), SVDQUANT, context_for(normed_block(), image_inputs(), W4A8))
+    execution, replays = replayed(program)
+    calls = image_inputs(calls=8)
+    expected = [execution(*call)[0] for call in calls]
+    wrong: list[int] = []
+
+    def serve() -> None:
+        for _ in range(5):
+            wrong.extend(i for i, call in enumerate(calls) if not torch.equal(replays(*call)[0], expected[i]))
+
+    workers = [threading.Thread(target=serve) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_under_inference_mode_and_without() -> None:
+    program, _ = run_recipe(normed_block(), SVDQUANT, context_for(normed_block(), image_inputs(), W4A8))
+    execution, replays = replayed(program)
+    for mode in (True, True, True, False, True, False):
+        call = image_inputs(seed=int(mode))[0]
+        with torch.inference_mode(mode):
+            assert torch.equal(replays(*call)[0], execution(*call)[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 20), st.integers(0, 6)), max_size=30))
+def test_rooms_that_meet_do_not_overlap(drawn: list[tuple[int, int, int]]) -> None:
+    rooms = [Room(size, first, first + length) for size, first, length in drawn]
+    places = offsets(rooms)
+    for i, room in enumerate(rooms):
+        assert places[i] % 64 == 0
+        for j in range(i):
+            apart = places[i] + room.size <= places[j] or places[j] + rooms[j].size <= places[i]
+            assert apart or not room.meets(rooms[j])
