@@ -2,8 +2,7 @@
 //
 // Codes are multiplied as integers and each group of 64 is summed exactly; groups are added in float32 in ascending order,
 // whatever the number of threads. A task is a block of rows by some panels. Per panel the weight is unpacked to bytes in
-// pieces that stay in the first-level cache while all tiles of the block pass over them; the rows are laid out in the order in
-// which a tile reads them.
+// pieces that stay in the first-level cache while all tiles of the block pass over them.
 #pragma once
 
 #include <algorithm>
@@ -55,7 +54,9 @@ struct Product {
             P::unpack(call.weight + panel * P::kColumns * call.k / 2 + k * P::kColumns / 2, width, bytes);
             const float* scales = call.weight_scales + (panel * call.k + k) / kGroup * P::kColumns;
             tiles<V::rows>(rows.count, [&](auto R, int64_t row) {
-                auto* pass = rows.scale_groups > 1 ? &tile<R.value, true> : &tile<R.value, false>;
+                auto* pass = call.window   ? &tile<R.value, true, 4>
+                             : rows.scaled ? &tile<R.value, true, 4 * V::rows>
+                                           : &tile<R.value, false, 4 * V::rows>;
                 pass(rows, row, k, width, bytes, scales, sums + row * P::kColumns);
             });
         }
@@ -64,27 +65,28 @@ struct Product {
         });
     }
 
-    // R rows by one panel over the groups of [k, k + width).
-    template <int R, bool Scaled>
+    // R rows by one panel over the groups of [k, k + width); from four codes of a row to the next four are `Step` bytes.
+    template <int R, bool Scaled, int Step>
     static void tile(const Rows& rows, int64_t row, int64_t k, int64_t width, const uint8_t* w, const float* s, float* sums) {
-        int64_t groups = rows.k / kGroup;
-        const int8_t* codes = rows.codes + row * rows.k + k * V::rows;
-        const int32_t* starts = rows.starts + row * groups + k / kGroup;
-        const float* scales = rows.scales + row * groups + k / kGroup;
-        for (int64_t g = 0; g < width / kGroup; ++g, s += P::kColumns) {
+        const int64_t *code_rows = rows.code.rows + row, *start_rows = rows.start.rows + row, *scale_rows = rows.scale.rows + row;
+        for (int64_t g = k / kGroup; g < (k + width) / kGroup; ++g, s += P::kColumns) {
             typename V::Sum low[R], high[R];
-            unroll<R>([&](auto r) { low[r] = high[r] = V::start_sum(starts[r * groups + g]); });
+            const int8_t* codes[R];
+            unroll<R>([&](auto r) {
+                low[r] = high[r] = V::start_sum(rows.starts[start_rows[r] + rows.start.groups[g]]);
+                codes[r] = rows.codes + code_rows[r] + rows.code.groups[g];
+            });
             for (int i = 0; i < kGroup / 16; ++i) {
-                unroll<4>([&](auto) {
+                unroll<4>([&](auto j) {
                     auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
                     unroll<R>([&](auto r) {
-                        auto x = V::set_four(codes + 4 * r);
+                        auto x = V::set_four(codes[r] + j * Step);
                         low[r] = V::dot(low[r], w_low, x);
                         high[r] = V::dot(high[r], w_high, x);
                     });
                     w += 4 * P::kColumns;
-                    codes += 4 * V::rows;
                 });
+                unroll<R>([&](auto r) { codes[r] += 4 * Step; });
             }
             leave_in_memory();  // the sums in float: the registers are full
             auto s_low = V::load(s), s_high = V::load(s + V::width);
@@ -93,7 +95,7 @@ struct Product {
                 float* right = left + V::width;
                 auto t_low = V::total(low[r]), t_high = V::total(high[r]);
                 if constexpr (Scaled) {
-                    auto scale = V::set(scales[r * groups + g]);
+                    auto scale = V::set(rows.scales[scale_rows[r] + rows.scale.groups[g]]);
                     t_low = V::mul(t_low, scale);
                     t_high = V::mul(t_high, scale);
                 }
@@ -111,7 +113,7 @@ struct Product {
         const float* bias = call.bias ? call.bias + panel * P::kColumns : nullptr;
         auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
         unroll<R>([&](auto r) {
-            auto scale = V::set(rows.scale_groups > 1 ? 1.0f : rows.scales[row + r]);
+            auto scale = V::set(rows.scaled ? 1.0f : rows.scales[row + r]);
             low[r] = V::fma(V::load(sums + r * P::kColumns), scale, b_low);
             high[r] = V::fma(V::load(sums + r * P::kColumns + V::width), scale, b_high);
         });

@@ -1,4 +1,5 @@
-// A block of rows made ready for the product: a linear's lie there already; a convolution's are gathered, tap by tap.
+// A block of rows made ready for the product. A linear's are laid out in tiles; a convolution's are not gathered: the part of
+// the image that the block sees is copied with its border of zeros, and each row and each group of codes say where they begin.
 #pragma once
 
 #include <algorithm>
@@ -12,27 +13,36 @@
 
 namespace aquatint {
 
+// Where something of row i and group g of codes lies: at rows[i] + groups[g].
+struct Places {
+    int64_t* rows;
+    int64_t* groups;
+};
+
 struct Rows {
-    int64_t count, k, scale_groups;
-    const int8_t* codes;    // in tiles of V::rows: (tile, k / 4, row in the tile, 4), as a tile reads them
-    const int32_t* starts;  // (count, k / 64): where each group's sum starts, to take back the + 8 of the weights
-    const float* scales;    // (count, scale_groups)
+    int64_t count, k;
+    bool scaled;            // a scale for each group; else one for each row
+    const int8_t* codes;    // from a group's place four codes, then 4 * (tiled ? V::rows : 1) bytes on the next four
+    const int32_t* starts;  // where each group's sum starts, to take back the + 8 of the weights
+    const float* scales;
     const float* h;         // (count, rank)
     const int64_t* gate;    // (count): where each row's gate begins, and its residual; null without
     const int64_t* residual;
+    Places code, start, scale;
 };
 
 template <class V>
 struct RowSource {
     static Rows rows(const ProductCall& call, int64_t first, int64_t count) {
-        Rows rows = call.window ? gathered(call, first, count) : given(call, first, count);
+        Rows rows{};
+        rows.count = count, rows.k = call.k, rows.scaled = call.window || call.scale_groups > 1;
         int64_t groups = call.k / kGroup;
-        auto* starts = scratch<int32_t, 2>(count * groups);
-        for (int64_t i = 0; i < count * groups; ++i) starts[i] = V::start(rows.codes + i * kGroup);
-        rows.starts = starts;
-        rows.codes = in_tiles(rows.codes, count, call.k);
+        rows.code = {scratch<int64_t, 12>(count), scratch<int64_t, 13>(groups)};
+        rows.start = {scratch<int64_t, 14>(count), scratch<int64_t, 15>(groups)};
+        rows.scale = {scratch<int64_t, 16>(count), scratch<int64_t, 17>(groups)};
         rows.gate = begins(call.gate, first, count, scratch<int64_t, 10>(count));
         rows.residual = begins(call.residual, first, count, scratch<int64_t, 11>(count));
+        call.window ? seen(call, first, rows) : given(call, first, rows);
         return rows;
     }
 
@@ -40,6 +50,30 @@ struct RowSource {
         if (!spread.values) return nullptr;
         for (int64_t i = 0; i < count; ++i) places[i] = spread.place(first + i);
         return places;
+    }
+
+    static void given(const ProductCall& call, int64_t first, Rows& rows) {
+        int64_t count = rows.count, k = call.k, groups = k / kGroup;
+        const int8_t* codes = static_cast<const int8_t*>(call.x) + first * k * call.bits / 8;
+        if (call.bits == 4) {
+            auto* bytes = scratch<int8_t, 3>(count * k);
+            widen(reinterpret_cast<const uint8_t*>(codes), count * k, bytes);
+            codes = bytes;
+        }
+        rows.codes = in_tiles(codes, count, k);
+        rows.starts = starts_of(codes, count * groups);
+        rows.scales = call.scales + first * call.scale_groups;
+        rows.h = call.h ? call.h + first * call.rank : nullptr;
+        for (int64_t i = 0; i < count; ++i) {
+            rows.code.rows[i] = i / V::rows * V::rows * k + i % V::rows * 4;
+            rows.start.rows[i] = i * groups;
+            rows.scale.rows[i] = i * call.scale_groups;
+        }
+        for (int64_t g = 0; g < groups; ++g) {
+            rows.code.groups[g] = g * kGroup * V::rows;
+            rows.start.groups[g] = g;
+            rows.scale.groups[g] = call.scale_groups > 1 ? g : 0;
+        }
     }
 
     static const int8_t* in_tiles(const int8_t* codes, int64_t count, int64_t k) {
@@ -52,15 +86,10 @@ struct RowSource {
         return tiled;
     }
 
-    static Rows given(const ProductCall& call, int64_t first, int64_t count) {
-        const int8_t* codes = static_cast<const int8_t*>(call.x) + first * call.k * call.bits / 8;
-        if (call.bits == 4) {
-            auto* bytes = scratch<int8_t, 3>(count * call.k);
-            widen(reinterpret_cast<const uint8_t*>(codes), count * call.k, bytes);
-            codes = bytes;
-        }
-        return {count, call.k, call.scale_groups, codes, nullptr, call.scales + first * call.scale_groups,
-                call.h ? call.h + first * call.rank : nullptr, nullptr, nullptr};
+    static const int32_t* starts_of(const int8_t* codes, int64_t groups) {
+        auto* starts = scratch<int32_t, 2>(groups);
+        for (int64_t g = 0; g < groups; ++g) starts[g] = V::start(codes + g * kGroup);
+        return starts;
     }
 
     static void widen(const uint8_t* pairs, int64_t count, int8_t* bytes) {
@@ -70,46 +99,84 @@ struct RowSource {
         }
     }
 
-    static Rows gathered(const ProductCall& call, int64_t first, int64_t count) {
-        int64_t groups = call.k / kGroup;
-        auto* codes = scratch<int8_t, 3>(count * call.k);
-        auto* scales = scratch<float, 4>(count * groups);
+    // The images with their borders, one above the other: lines of `width` pixels, `height` lines an image.
+    struct Padded {
+        int64_t height, width;
+        explicit Padded(const Window& w) : height(w.height + 2 * w.padding[0]), width(w.width + 2 * w.padding[1]) {}
+
+        int64_t line(const Window& w, int64_t row) const {  // the first that an output row sees
+            return row / (w.rows * w.columns) * height + row / w.columns % w.rows * w.stride[0];
+        }
+    };
+
+    static void seen(const ProductCall& call, int64_t first, Rows& rows) {
+        const Window& w = *call.window;
+        Padded padded(w);
+        int64_t top = padded.line(w, first), groups = w.channels / kGroup;
+        int64_t lines = padded.line(w, first + rows.count - 1) + (w.taps[0] - 1) * w.dilation[0] + 1 - top;
+        auto* codes = scratch<int8_t, 3>(lines * padded.width * w.channels);
+        auto* scales = scratch<float, 4>(lines * padded.width * call.scale_groups);
+        for (int64_t line = 0; line < lines; ++line)
+            copy_line(call, padded, top + line, codes + line * padded.width * w.channels,
+                      scales + line * padded.width * call.scale_groups);
+        rows.codes = codes;
+        rows.scales = scales;
+        rows.starts = starts_of(codes, lines * padded.width * groups);
+        for (int64_t i = 0; i < rows.count; ++i) {
+            int64_t pixel = (padded.line(w, first + i) - top) * padded.width + (first + i) % w.columns * w.stride[1];
+            rows.code.rows[i] = pixel * w.channels;
+            rows.start.rows[i] = pixel * groups;
+            rows.scale.rows[i] = pixel * call.scale_groups;
+        }
+        for (int64_t g = 0; g < call.k / kGroup; ++g) {
+            int64_t tap = g / groups, part = g % groups;
+            int64_t pixel = tap / w.taps[1] * w.dilation[0] * padded.width + tap % w.taps[1] * w.dilation[1];
+            rows.code.groups[g] = pixel * w.channels + part * kGroup;
+            rows.start.groups[g] = pixel * groups + part;
+            rows.scale.groups[g] = pixel * call.scale_groups + (call.scale_groups > 1 ? part : 0);
+        }
+        rows.h = call.h ? branch(call, first, rows.count) : nullptr;
+    }
+
+    static void copy_line(const ProductCall& call, const Padded& padded, int64_t line, int8_t* codes, float* scales) {
+        const Window& w = *call.window;
+        int64_t y = line % padded.height - w.padding[0], each = call.scale_groups;
+        if (y < 0 || y >= w.height) {
+            std::memset(codes, 0, padded.width * w.channels);
+            std::fill(scales, scales + padded.width * each, 0.0f);
+            return;
+        }
+        int64_t from = (line / padded.height * w.height + y) * w.width, border = w.padding[1];
+        for (int64_t side : {int64_t(0), border + w.width}) {
+            std::memset(codes + side * w.channels, 0, border * w.channels);
+            std::fill(scales + side * each, scales + (side + border) * each, 0.0f);
+        }
+        codes += border * w.channels;
+        if (call.bits == 8)
+            std::memcpy(codes, static_cast<const int8_t*>(call.x) + from * w.channels, w.width * w.channels);
+        else
+            widen(static_cast<const uint8_t*>(call.x) + from * w.channels / 2, w.width * w.channels, codes);
+        std::copy(call.scales + from * each, call.scales + (from + w.width) * each, scales + border * each);
+    }
+
+    // What the pixels that a row sees give through each tap, added up.
+    static const float* branch(const ProductCall& call, int64_t first, int64_t count) {
+        const Window& w = *call.window;
         auto* h = scratch<float, 5>(count * call.rank);
         std::fill(h, h + count * call.rank, 0.0f);
-        for (int64_t i = 0; i < count; ++i)
-            gather(call, first + i, codes + i * call.k, scales + i * groups, h + i * call.rank);
-        return {count, call.k, groups, codes, nullptr, scales, h, nullptr, nullptr};
-    }
-
-    // One row: what lies outside the image is zero.
-    static void gather(const ProductCall& call, int64_t row, int8_t* codes, float* scales, float* h) {
-        const Window& w = *call.window;
-        int64_t image = row / (w.rows * w.columns), place = row % (w.rows * w.columns);
-        int64_t top = place / w.columns * w.stride[0] - w.padding[0];
-        int64_t left = place % w.columns * w.stride[1] - w.padding[1];
-        int64_t groups = w.channels / kGroup, taps = w.taps[0] * w.taps[1];
-        for (int64_t tap = 0; tap < taps; ++tap, codes += w.channels, scales += groups) {
-            int64_t y = top + tap / w.taps[1] * w.dilation[0], x = left + tap % w.taps[1] * w.dilation[1];
-            if (y < 0 || y >= w.height || x < 0 || x >= w.width) {
-                std::memset(codes, 0, w.channels);
-                std::fill(scales, scales + groups, 0.0f);
-                continue;
+        int64_t taps = w.taps[0] * w.taps[1];
+        for (int64_t i = 0; i < count; ++i) {
+            int64_t row = first + i, image = row / (w.rows * w.columns);
+            int64_t top = row / w.columns % w.rows * w.stride[0] - w.padding[0];
+            int64_t left = row % w.columns * w.stride[1] - w.padding[1];
+            for (int64_t tap = 0; tap < taps; ++tap) {
+                int64_t y = top + tap / w.taps[1] * w.dilation[0], x = left + tap % w.taps[1] * w.dilation[1];
+                if (y < 0 || y >= w.height || x < 0 || x >= w.width) continue;
+                const float* part = call.h + (((image * w.height + y) * w.width + x) * taps + tap) * call.rank;
+                for (int64_t j = 0; j < call.rank; ++j) h[i * call.rank + j] += part[j];
             }
-            int64_t pixel = (image * w.height + y) * w.width + x;
-            read_pixel(call, pixel, codes);
-            const float* from = call.scales + pixel * call.scale_groups;
-            for (int64_t g = 0; g < groups; ++g) scales[g] = from[call.scale_groups > 1 ? g : 0];
-            const float* part = call.h + (pixel * taps + tap) * call.rank;
-            for (int64_t i = 0; i < call.rank; ++i) h[i] += part[i];
         }
-    }
-
-    static void read_pixel(const ProductCall& call, int64_t pixel, int8_t* codes) {
-        int64_t channels = call.window->channels;
-        if (call.bits == 8)
-            std::memcpy(codes, static_cast<const int8_t*>(call.x) + pixel * channels, channels);
-        else
-            widen(static_cast<const uint8_t*>(call.x) + pixel * channels / 2, channels, codes);
+        return h;
     }
 };
 
