@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from aquatint.runtime.cpu_images import FloatConvolution, GroupNormKernel
 from aquatint.runtime.cpu_kernels import ConvolutionKernel, FloatGemmKernel, GemmKernel, GroupAffineKernel, QuantizeKernel
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
@@ -72,7 +73,14 @@ def _fixed(value: Any) -> bool:
     return value is None or isinstance(value, Tensor)
 
 
-def affine_refusal(x: Any, groups: Any, weight: Any = None, bias: Any = None, **options: Any) -> str | None:
+def convolution_refusal(x: Any, weight: Any, bias: Any = None, *geometry: Any, **options: Any) -> str | None:
+    """Why a convolution of plain numbers is left as it is, or None."""
+    if not (isinstance(weight, Tensor) and weight.dim() == 4 and _fixed(bias)):
+        return "weight or bias is not fixed"
+    return "it is a product over pixels" if weight.shape[2:].numel() == 1 else None
+
+
+def affine_refusal(x: Any, groups: Any, weight: Any = None, bias: Any = None, *eps: Any, **options: Any) -> str | None:
     """Why there is no kernel for this group norm, or None."""
     return None if _fixed(weight) and _fixed(bias) else "weight or bias is not fixed"
 
@@ -83,4 +91,6 @@ KERNELS = (
     Kernel("aquatint::gemm", partial(product_refusal, INPUT_FORMATS), GemmKernel),
     Kernel("aquatint::gemm", partial(product_refusal, (None,)), FloatGemmKernel),
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS), ConvolutionKernel),
+    Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),
+    Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),
 )

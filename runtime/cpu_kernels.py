@@ -24,7 +24,7 @@ GROUP = 64  # codes that the kernels sum at once
 FEW_ROWS = 16  # up to here a product is limited by reading its weight
 
 
-class _Kernel:
+class BoundKernel:
     """Called at once: room is made, the call is bound, and run."""
 
     results: Callable[..., Any]
@@ -36,7 +36,7 @@ class _Kernel:
         return results
 
 
-class QuantizeKernel(_Kernel):
+class QuantizeKernel(BoundKernel):
     """aquatint::quantize with its vectors laid out for the kernel; called with x and what else varies."""
 
     def __init__(
@@ -79,7 +79,7 @@ class QuantizeKernel(_Kernel):
         return runner(self.kernels, self.kernels.library.aq_quantize, call, held, before, after)
 
 
-class GroupAffineKernel(_Kernel):
+class GroupAffineKernel(BoundKernel):
     """aquatint::group_affine of images whose channels lie last in memory; called with x."""
 
     def __init__(
@@ -158,7 +158,7 @@ class _Product:
         return runner(self.kernels, self.kernels.library.aq_product, call, (held, numbers, y), before, after)
 
 
-class GemmKernel(_Kernel):
+class GemmKernel(BoundKernel):
     """aquatint::gemm of codes; called with codes, scales and what else varies: h, gate, residual."""
 
     def __init__(
@@ -178,7 +178,7 @@ class GemmKernel(_Kernel):
         return self.product.bind(results, codes, scales, h, varying[self.branch :])
 
 
-class FloatGemmKernel(_Kernel):
+class FloatGemmKernel(BoundKernel):
     """aquatint::gemm of plain numbers by a weight that is stored small; called with x."""
 
     def __init__(
@@ -198,7 +198,7 @@ class FloatGemmKernel(_Kernel):
         return self.product.bind(results, x)
 
 
-class ConvolutionKernel(_Kernel):
+class ConvolutionKernel(BoundKernel):
     """aquatint::conv2d as a product over gathered pixels; called with codes, scales and what else varies: h, gate, residual."""
 
     def __init__(

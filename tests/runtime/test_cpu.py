@@ -200,6 +200,21 @@ def test_a_convolution_with_gate_and_residual(kernels: str, shape: tuple[int, ..
     torch.testing.assert_close(kernel(*codes, gate, residual), expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 8])
+def test_images_keep_their_channels_last(channels: int) -> None:
+    x, weight, bias = torch.randn(2, channels, 9, 7), torch.randn(16, channels, 3, 3), torch.randn(16)
+    convolve = target("plain").lower("aten::conv2d.default", (Slot, weight, bias, [2, 1], [1, 1]), {})
+    norm = target("plain").lower("aten::group_norm.default", (Slot, 4, torch.randn(16), bias, 1e-5, False), {})
+    assert convolve is not None
+    assert norm is not None
+    y = convolve(x)
+    torch.testing.assert_close(y, torch.nn.functional.conv2d(x, weight, bias, (2, 1), 1), rtol=1e-4, atol=1e-5)
+    assert y.movedim(1, -1).is_contiguous()
+    expected = torch.nn.functional.group_norm(y, *norm.meant)
+    torch.testing.assert_close(norm(y), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norm(y.contiguous()), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_extremes_fit_their_sums() -> None:
     """Every code at its largest, of either sign: the 16-bit sums of a group must hold them."""
     codes = torch.tensor([[127] * 64, [-127] * 64, [127, -127] * 32], dtype=torch.int8)
