@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
@@ -14,7 +14,16 @@ from aquatint.compiler.numerics import linear, pixel_linear
 from aquatint.compiler.weights import Weights, read
 from aquatint.runtime import ops
 
-Lower = Callable[[str, tuple[Any, ...], dict[str, Any]], Callable[..., Any] | None]
+
+class Kernel(Protocol):
+    """What runs one call: with the values of its `ops.Slot`s in order, where it says that it can serve them."""
+
+    def fits(self, *values: Any) -> bool: ...
+
+    def __call__(self, *values: Any) -> Any: ...
+
+
+Lower = Callable[[str, tuple[Any, ...], dict[str, Any]], Kernel | None]
 Values = dict[fx.Node, Any]
 Step = Callable[[Values], Any]
 
@@ -74,7 +83,7 @@ class Execution:
         ours = [n for n in self.nodes if isinstance(n.target, ops.Operator)]
         return [ops.name_of(n.target) or "" for n in ours if n not in self.kernels]
 
-    def _lowered(self, node: fx.Node, lower: Lower) -> Callable[..., Any] | None:
+    def _lowered(self, node: fx.Node, lower: Lower) -> Kernel | None:
         def known(n: fx.Node) -> Any:
             return read(self.weights[n]) if n in self.weights else ops.Slot
 
@@ -91,9 +100,18 @@ class Execution:
 
     def _step(self, node: fx.Node) -> Step:
         """How to run `node`: what can be settled before the first run is."""
-        if kernel := self.kernels.get(node):
-            sources = [n for n in argument_nodes(node) if n not in self.weights]
-            return lambda values: kernel(*[values[n] for n in sources])
+        kernel, otherwise = self.kernels.get(node), self._by_meaning(node)
+        if kernel is None:
+            return otherwise
+        sources = [n for n in argument_nodes(node) if n not in self.weights]
+
+        def run(values: Values) -> Any:
+            given = [values[n] for n in sources]
+            return kernel(*given) if kernel.fits(*given) else otherwise(values)
+
+        return run
+
+    def _by_meaning(self, node: fx.Node) -> Step:
         if node.target is operator.getitem and isinstance(node.args[1], int) and node.args[0] not in self.weights:
             source, place = node.args
             return lambda values: values[source][place]  # type: ignore[index]

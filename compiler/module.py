@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ class Target(Protocol):
     @property
     def name(self) -> str: ...
 
-    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None: ...
+    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
 
 class _Config(SimpleNamespace):

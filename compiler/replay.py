@@ -98,8 +98,10 @@ class Replay:
 def _bound(execution: Execution, node: fx.Node, values: Values) -> Run:
     """What computes `node` into the tensors that stand for it."""
     results = values[node]
-    if bind := getattr(execution.kernels.get(node), "bind", None):
-        return bind(results, *[values[n] for n in argument_nodes(node) if n not in execution.weights])
+    kernel = execution.kernels.get(node)
+    given = [values[n] for n in argument_nodes(node) if n not in execution.weights]
+    if kernel and hasattr(kernel, "bind") and kernel.fits(*given):
+        return kernel.bind(results, *given)  # type: ignore[attr-defined]
     if ops.name_of(node.target) in INTO and isinstance(results, Tensor):
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: execution.value(n, values))  # type: ignore[misc]
         into = node.target.overloadpacket.out  # type: ignore[union-attr]

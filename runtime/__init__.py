@@ -15,7 +15,7 @@ class Target(Protocol):
     @property
     def name(self) -> str: ...
 
-    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A kernel for one call, or None to leave it to the operator's meaning; see `compiler.program.Execution`."""
         ...
 

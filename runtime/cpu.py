@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from aquatint.runtime.cpu_images import FloatConvolution, GroupNormKernel
+from aquatint.runtime.cpu_aten import AttentionKernel, FewRowsKernel, FloatConvolution, GroupNormKernel
 from aquatint.runtime.cpu_kernels import ConvolutionKernel, FloatGemmKernel, GemmKernel, GroupAffineKernel, QuantizeKernel
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
@@ -34,7 +35,7 @@ class Cpu:
     kernels: KernelSet | None
     name: str = "cpu"
 
-    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         fits = (k for k in KERNELS if k.operator == operator and k.refusal(*args, **kwargs) is None)
         found = next(fits, None) if self.kernels else None
         return found.make(self.kernels, *args, **kwargs) if found else None
@@ -85,6 +86,22 @@ def affine_refusal(x: Any, groups: Any, weight: Any = None, bias: Any = None, *e
     return None if _fixed(weight) and _fixed(bias) else "weight or bias is not fixed"
 
 
+def attention_refusal(
+    q: Any, k: Any, v: Any, mask: Any = None, dropout: Any = 0.0, causal: Any = False, **options: Any
+) -> str | None:
+    """Why there is no kernel for this attention, or None."""
+    if mask is not None or dropout or causal or options.get("enable_gqa"):
+        return "no kernel masks, drops or shares heads"
+    number = options.get("scale")
+    return None if number is None or isinstance(number, float) else "its scale is not fixed"
+
+
+def linear_refusal(x: Any, weight: Any, bias: Any = None) -> str | None:
+    """Why there is no kernel for this product of plain numbers, or None."""
+    fixed = isinstance(weight, Tensor) and weight.dtype == torch.float32 and _fixed(bias)
+    return None if fixed else "weight or bias is not fixed, or not in float32"
+
+
 KERNELS = (
     Kernel("aquatint::quantize", quantize_refusal, QuantizeKernel),
     Kernel("aquatint::group_affine", affine_refusal, GroupAffineKernel),
@@ -93,4 +110,6 @@ KERNELS = (
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS), ConvolutionKernel),
     Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),
     Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),
+    Kernel("aten::scaled_dot_product_attention.default", attention_refusal, AttentionKernel),
+    Kernel("aten::linear.default", linear_refusal, FewRowsKernel),
 )

@@ -1,7 +1,8 @@
 """The compiled CPU kernels as the target calls them: what is fixed is laid out once, what varies is passed by address.
 
-A kernel is called with the values of its arguments that are `ops.Slot`s, in order. `results` makes room for what it returns;
-`bind` puts every address of a call in place and gives back what runs it, as often as one likes.
+A kernel is called with the values of its arguments that are `ops.Slot`s, in order, where `fits` says that it can serve them.
+`results` makes room for what it returns; `bind` puts every address of a call in place and gives back what runs it, as often as
+one likes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ FEW_ROWS = 16  # up to here a product is limited by reading its weight
 class BoundKernel:
     """Called at once: room is made, the call is bound, and run."""
 
+    fits: Callable[..., bool]
     results: Callable[..., Any]
     bind: Callable[..., Run]
 
@@ -44,7 +46,6 @@ class QuantizeKernel(BoundKernel):
         offset: Any = None, *, format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
     ) -> None:  # fmt: skip
         self.kernels, self.axis, self.format = kernels, axis, format_named(format)
-        self.meant = (smooth, down), {"format": format, "axis": axis, "eps": eps, "activation": activation}
         self.affine = gain, offset
         self.smooth = None if smooth is None else smooth.float().contiguous()
         folded = None if down is None else down.float() if smooth is None else down.float() * smooth.float()
@@ -55,6 +56,10 @@ class QuantizeKernel(BoundKernel):
             activation=ACTIVATIONS.index(activation), bits=self.format.bits,
         )  # fmt: skip
 
+    def fits(self, x: Tensor, *varying: Tensor) -> bool:
+        shape = _last(x.shape, self.axis)
+        return shape[-1] % GROUP == 0 and all(can_spread(v, shape) for v in _filled(self.affine, varying))
+
     def results(self, x: Tensor, *varying: Tensor) -> tuple[Tensor, ...]:
         *outer, k = _last(x.shape, self.axis)
         bits, groups = self.format.bits, k // (self.format.group or k)
@@ -64,8 +69,6 @@ class QuantizeKernel(BoundKernel):
 
     def bind(self, results: tuple[Tensor, ...], x: Tensor, *varying: Tensor) -> Run:
         vectors, shape = _filled(self.affine, varying), _last(x.shape, self.axis)
-        if shape[-1] % GROUP or not all(can_spread(v, shape) for v in vectors):
-            return lambda: _copy(results, ops.quantize(x, *self.meant[0], *vectors, **self.meant[1]))
         codes, scales, *h = results
         rows, before = staged(x.movedim(self.axis, -1))
         numbers, after = (scales, []) if scales.dtype == torch.float32 else collected(scales)
@@ -85,18 +88,18 @@ class GroupAffineKernel(BoundKernel):
     def __init__(
         self, kernels: KernelSet, x: Any, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float
     ) -> None:
-        self.kernels, self.groups, self.eps = kernels, groups, eps
+        self.kernels = kernels
         self.weight, self.bias = (None if v is None else v.float().contiguous() for v in (weight, bias))
         self.call = GroupAffineCall(weight=at(self.weight), bias=at(self.bias), groups=groups, eps=eps)
+
+    def fits(self, x: Tensor) -> bool:
+        return x.movedim(1, -1).is_contiguous() and x.dtype == torch.float32
 
     def results(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shape = len(x), *[1] * (x.dim() - 2), x.shape[1]
         return torch.empty(shape), torch.empty(shape)
 
     def bind(self, results: tuple[Tensor, Tensor], x: Tensor) -> Run:
-        rows = x.movedim(1, -1)
-        if not rows.is_contiguous() or x.dtype != torch.float32:
-            return lambda: _copy(results, ops.group_affine(x, self.groups, self.weight, self.bias, eps=self.eps))
         call = GroupAffineCall.from_buffer_copy(self.call)
         call.x, call.images, call.pixels, call.channels = at(x), len(x), x[0, 0].numel(), x.shape[1]
         call.gain, call.offset = map(at, results)
@@ -170,6 +173,9 @@ class GemmKernel(BoundKernel):
         up = up if self.branch else None
         self.product = _Product(kernels, weight, weight_scales, bias, up, bits, dtype, activation, gate, residual)
 
+    def fits(self, *values: Tensor) -> bool:
+        return True
+
     def results(self, codes: Tensor, *values: Tensor) -> Tensor:
         return self.product.results(*codes.shape[:-1])
 
@@ -186,15 +192,15 @@ class FloatGemmKernel(BoundKernel):
         h: None = None, up: None = None, *,
         formats: tuple[None, str], dtype: torch.dtype, activation: str | None = None, gate: None = None, residual: None = None,
     ) -> None:  # fmt: skip
-        self.meant = (weight, weight_scales, bias), {"formats": formats, "dtype": dtype, "activation": activation}
         self.product = _Product(kernels, weight, weight_scales, bias, None, 32, dtype, activation)
+
+    def fits(self, x: Tensor) -> bool:
+        return x.numel() <= FEW_ROWS * x.shape[-1]
 
     def results(self, x: Tensor) -> Tensor:
         return self.product.results(*x.shape[:-1])
 
     def bind(self, results: Tensor, x: Tensor) -> Run:
-        if x.numel() > FEW_ROWS * x.shape[-1]:
-            return lambda: results.copy_(ops.gemm(x, None, *self.meant[0], **self.meant[1]))
         return self.product.bind(results, x)
 
 
@@ -213,6 +219,9 @@ class ConvolutionKernel(BoundKernel):
         up = up if self.branch else None
         self.product = _Product(kernels, weight, weight_scales, bias, up, self.bits, dtype, activation, gate, residual)
 
+    def fits(self, *values: Tensor) -> bool:
+        return True
+
     def results(self, codes: Tensor, *values: Tensor) -> Tensor:
         return self.product.results(len(codes), *self._size(codes)).permute(0, 3, 1, 2)
 
@@ -230,11 +239,6 @@ class ConvolutionKernel(BoundKernel):
             (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
             for size, taps, stride, padding, dilation in zip(codes.shape[1:3], *self.geometry, strict=True)
         ]
-
-
-def _copy(results: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for result, value in zip(results, values, strict=True):
-        result.copy_(value)
 
 
 def _finish(y: Tensor, gate: Tensor | None, residual: Tensor | None) -> None:

@@ -63,6 +63,33 @@ class ProductCall(ctypes.Structure):
     ]
 
 
+class Heads(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [("values", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("image", "head", "row"))]
+
+
+class AttentionCall(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [
+        *((name, Heads) for name in ("q", "k", "v")),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "queries", "keys", "width")),
+        ("scale", ctypes.c_float),
+        ("y", ctypes.c_void_p),
+    ]
+
+
+class LinearCall(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias")),
+        *((name, ctypes.c_int64) for name in ("m", "n", "k")),
+        ("y", ctypes.c_void_p),
+    ]
+
+
 @dataclass(frozen=True)
 class KernelSet:
     """The kernels of one instruction set: the library and its table."""
@@ -100,6 +127,8 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_quantize.argtypes = [ctypes.c_void_p, ctypes.POINTER(QuantizeCall), ctypes.c_int]
     loaded.aq_group_affine.argtypes = [ctypes.c_void_p, ctypes.POINTER(GroupAffineCall), ctypes.c_int]
     loaded.aq_product.argtypes = [ctypes.c_void_p, ctypes.POINTER(ProductCall), ctypes.c_int]
+    loaded.aq_attention.argtypes = [ctypes.c_void_p, ctypes.POINTER(AttentionCall), ctypes.c_int]
+    loaded.aq_few_rows.argtypes = [ctypes.c_void_p, ctypes.POINTER(LinearCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
     pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # torch brings it; without it: one thread
     loaded.aq_lend_pool(ctypes.cast(pool, ctypes.c_void_p) if pool else None)

@@ -52,8 +52,10 @@ const KernelTable* known(int index) {
 
 #define AQ_EXPORT extern "C" __attribute__((visibility("default")))
 
+using aquatint::AttentionCall;
 using aquatint::GroupAffineCall;
 using aquatint::KernelTable;
+using aquatint::LinearCall;
 using aquatint::ProductCall;
 using aquatint::QuantizeCall;
 
@@ -84,6 +86,14 @@ AQ_EXPORT void aq_product(const KernelTable* table, const ProductCall* call, int
 
 AQ_EXPORT void aq_group_affine(const KernelTable* table, const GroupAffineCall* call, int threads) {
     aquatint::spread(table->group_affine, *call, table->group_affine_tasks(*call, threads), threads);
+}
+
+AQ_EXPORT void aq_attention(const KernelTable* table, const AttentionCall* call, int threads) {
+    aquatint::spread(table->attention, *call, table->attention_tasks(*call, threads), threads);
+}
+
+AQ_EXPORT void aq_few_rows(const KernelTable* table, const LinearCall* call, int threads) {
+    aquatint::spread(table->few_rows, *call, table->few_rows_tasks(*call, threads), threads);
 }
 
 // Multiply-adds done; see ceiling.h.

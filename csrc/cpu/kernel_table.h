@@ -62,6 +62,29 @@ struct ProductCall {
     float* y;               // (m, n)
 };
 
+// A head's rows of `width` numbers: image, head and row are so many numbers apart.
+struct Heads {
+    const float* values;
+    int64_t image, head, row;
+
+    const float* at(int64_t i, int64_t h) const { return values + i * image + h * head; }
+};
+
+struct AttentionCall {
+    Heads q, k, v;
+    int64_t batch, heads, queries, keys, width;
+    float scale;
+    float* y;  // (batch, queries, heads, width)
+};
+
+struct LinearCall {
+    const float* x;       // (m, k)
+    const float* weight;  // (n, k)
+    const float* bias;    // (n) or null
+    int64_t m, n, k;
+    float* y;  // (m, n)
+};
+
 struct KernelTable {
     const char* name;
     int64_t (*columns)();
@@ -73,6 +96,10 @@ struct KernelTable {
     void (*product)(const ProductCall&, int64_t task, int64_t tasks);
     int64_t (*group_affine_tasks)(const GroupAffineCall&, int threads);
     void (*group_affine)(const GroupAffineCall&, int64_t task, int64_t tasks);
+    int64_t (*attention_tasks)(const AttentionCall&, int threads);
+    void (*attention)(const AttentionCall&, int64_t task, int64_t tasks);
+    int64_t (*few_rows_tasks)(const LinearCall&, int threads);
+    void (*few_rows)(const LinearCall&, int64_t task, int64_t tasks);
     double (*ceiling)(int kind, int64_t rounds);
 };
 

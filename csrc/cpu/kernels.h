@@ -4,7 +4,9 @@
 // added to a sum: `dot`, on sums that begin with `start` and end with `total`, over one group of 64.
 #pragma once
 
+#include "cpu/attention.h"
 #include "cpu/ceiling.h"
+#include "cpu/few_rows.h"
 #include "cpu/float_product.h"
 #include "cpu/group_affine.h"
 #include "cpu/kernel_table.h"
@@ -26,7 +28,8 @@ struct Kernels {
     static constexpr KernelTable table(const char* name) {
         using P = Panels<V>;
         return {name, P::columns, P::packed_bytes, P::pack, Quantize<V>::tasks, Quantize<V>::run, product_tasks, product,
-                GroupAffine<V>::tasks, GroupAffine<V>::run, Ceiling<V>::run};
+                GroupAffine<V>::tasks, GroupAffine<V>::run, Attention<V>::tasks, Attention<V>::run,
+                FewRows<V>::tasks, FewRows<V>::run, Ceiling<V>::run};
     }
 };
 

@@ -72,17 +72,8 @@ struct Quantize {
     // R rows of h, one panel of ranks wide; the smoothing is in `down` already.
     template <int R>
     static void project(const QuantizeCall& call, const float* x, int64_t panel, int64_t row) {
-        const float* down = call.down + panel * call.k * P::kColumns;
         typename V::Float low[R], high[R];
-        unroll<R>([&](auto r) { low[r] = high[r] = V::zero(); });
-        for (int64_t i = 0; i < call.k; ++i, down += P::kColumns) {
-            auto d_low = V::load(down), d_high = V::load(down + V::width);
-            unroll<R>([&](auto r) {
-                auto value = V::set(x[r * call.k + i]);
-                low[r] = V::fma(value, d_low, low[r]);
-                high[r] = V::fma(value, d_high, high[r]);
-            });
-        }
+        multiply<V, R>(x, call.k, call.down + panel * call.k * P::kColumns, call.k, low, high);
         int64_t first = panel * P::kColumns;
         unroll<R>([&](auto r) { store_some<V>(call.h + (row + r) * call.rank + first, low[r], high[r], call.rank - first); });
     }

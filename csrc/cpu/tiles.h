@@ -25,6 +25,21 @@ void tiles(int64_t count, F&& body, int64_t row = 0) {
         if (row < count) tiles<R - 1>(count, body, row);
 }
 
+// R rows of a, `a_row` numbers apart, times a panel b of two registers a row: the sums over `depth`.
+template <class V, int R>
+[[gnu::always_inline]] inline void multiply(const float* a, int64_t a_row, const float* b, int64_t depth,
+                                            typename V::Float (&low)[R], typename V::Float (&high)[R]) {
+    unroll<R>([&](auto r) { low[r] = high[r] = V::zero(); });
+    for (int64_t i = 0; i < depth; ++i, b += 2 * V::width) {
+        auto b_low = V::load(b), b_high = V::load(b + V::width);
+        unroll<R>([&](auto r) {
+            auto value = V::set(a[r * a_row + i]);
+            low[r] = V::fma(value, b_low, low[r]);
+            high[r] = V::fma(value, b_high, high[r]);
+        });
+    }
+}
+
 // The compiler may keep nothing of what lies in memory in registers across this.
 [[gnu::always_inline]] inline void leave_in_memory() { asm volatile("" : : : "memory"); }
 

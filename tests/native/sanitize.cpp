@@ -13,6 +13,8 @@ using namespace aquatint;
 extern "C" const KernelTable* aq_kernels(int index);
 extern "C" void aq_quantize(const KernelTable*, const QuantizeCall*, int threads);
 extern "C" void aq_product(const KernelTable*, const ProductCall*, int threads);
+extern "C" void aq_attention(const KernelTable*, const AttentionCall*, int threads);
+extern "C" void aq_few_rows(const KernelTable*, const LinearCall*, int threads);
 extern "C" void aq_group_affine(const KernelTable*, const GroupAffineCall*, int threads);
 
 namespace {
@@ -101,6 +103,25 @@ void product(const KernelTable* table) {
     aq_product(table, &call, 1);
 }
 
+void attention(const KernelTable* table) {
+    int64_t batch = draw(1, 2), heads = draw(1, 3), queries = draw(1, 60), keys = draw(1, 60), width = draw(1, 80);
+    auto q = floats(batch * queries * heads * width), k = floats(batch * keys * heads * width), v = floats(k.size());
+    std::vector<float> y(q.size());
+    auto of = [&](const std::vector<float>& x, int64_t rows) {
+        return Heads{x.data(), rows * heads * width, width, heads * width};
+    };
+    AttentionCall call{of(q, queries), of(k, keys), of(v, keys), batch, heads, queries, keys, width, 0.1f, y.data()};
+    aq_attention(table, &call, 1);
+}
+
+void few_rows(const KernelTable* table) {
+    int64_t m = draw(1, 16), n = draw(1, 90), k = draw(1, 150);
+    auto x = floats(m * k), weight = floats(n * k), bias = floats(n);
+    std::vector<float> y(m * n);
+    LinearCall call{x.data(), weight.data(), draw(0, 1) ? bias.data() : nullptr, m, n, k, y.data()};
+    aq_few_rows(table, &call, 1);
+}
+
 void group_affine(const KernelTable* table) {
     int64_t images = draw(1, 3), pixels = draw(1, 50), groups = draw(1, 8), channels = groups * draw(1, 20);
     auto x = floats(images * pixels * channels), weight = floats(channels);
@@ -121,6 +142,8 @@ int main(int argc, char** argv) {
             quantize(table);
             product(table);
             group_affine(table);
+            attention(table);
+            few_rows(table);
         }
         std::printf("%s\n", table->name);
     }

@@ -68,7 +68,11 @@ def test_quantize_with_what_stands_before(kernels, seed, batch, tokens, groups, 
     slots = (None, None) if shape is None else (Slot, Slot)
     kernel = target(kernels).lower("aquatint::quantize", (Slot, smooth, down, *slots), options)
     assert kernel is not None
-    codes, scales, *h = kernel(x) if shape is None else kernel(x, gain, offset)
+    values = (x,) if shape is None else (x, gain, offset)
+    assert kernel.fits(*values) == (affine != "odd" or tokens * k == k)
+    if not kernel.fits(*values):
+        return
+    codes, scales, *h = kernel(*values)
     expected = ops.quantize(x, smooth, down, gain, offset, **options)
     assert (codes.int() - expected[0].int()).abs().max() <= 1, "a last digit may turn a rounding"
     torch.testing.assert_close(scales, expected[1], rtol=1e-4, atol=1e-30)
@@ -132,6 +136,9 @@ def test_gemm_of_plain_numbers(kernels: str, seed: int, m: int, n: int, groups: 
     kernel = target(kernels).lower("aquatint::gemm", (Slot, None, *weight, bias), options)
     assert kernel is not None
     x = rows(seed, m, 64 * groups)
+    assert kernel.fits(x) == (m <= 16)
+    if m > 16:
+        return
     expected = ops.gemm(x, None, *weight, bias, **options)
     torch.testing.assert_close(kernel(x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
@@ -204,15 +211,50 @@ def test_a_convolution_with_gate_and_residual(kernels: str, shape: tuple[int, ..
 def test_images_keep_their_channels_last(channels: int) -> None:
     x, weight, bias = torch.randn(2, channels, 9, 7), torch.randn(16, channels, 3, 3), torch.randn(16)
     convolve = target("plain").lower("aten::conv2d.default", (Slot, weight, bias, [2, 1], [1, 1]), {})
-    norm = target("plain").lower("aten::group_norm.default", (Slot, 4, torch.randn(16), bias, 1e-5, False), {})
+    scale = torch.randn(16)
+    norm = target("plain").lower("aten::group_norm.default", (Slot, 4, scale, bias, 1e-5, False), {})
     assert convolve is not None
     assert norm is not None
     y = convolve(x)
     torch.testing.assert_close(y, torch.nn.functional.conv2d(x, weight, bias, (2, 1), 1), rtol=1e-4, atol=1e-5)
     assert y.movedim(1, -1).is_contiguous()
-    expected = torch.nn.functional.group_norm(y, *norm.meant)
+    expected = torch.nn.functional.group_norm(y, 4, scale, bias)
     torch.testing.assert_close(norm(y), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(norm(y.contiguous()), expected, rtol=1e-4, atol=1e-4)
+    assert not norm.fits(y.contiguous()), "that is left to PyTorch"
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 999), st.integers(1, 2), st.integers(1, 3), st.integers(1, 110), st.integers(1, 110), st.integers(1, 80),
+    st.sampled_from([None, 0.3]), st.booleans(),
+)  # fmt: skip
+def test_attention(kernels, seed, batch, heads, queries, keys, width, scale, between) -> None:
+    random = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(batch, t, heads, width, generator=random).transpose(1, 2) for t in (queries, keys, keys))
+    v = v.contiguous() if between else v
+    kernel = target(kernels).lower("aten::scaled_dot_product_attention.default", (Slot, Slot, Slot), {"scale": scale})
+    assert kernel is not None
+    assert kernel.fits(q, k, v)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-4, atol=1e-5)
+    q[0, 0, 0, 0] = torch.nan
+    y = kernel(q, k, v)
+    assert y[0, 0, 0].isnan().all()
+    assert y[0, 0, 1:].isfinite().all()
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 16), st.integers(1, 200), st.integers(1, 100), st.booleans())
+def test_products_of_few_rows(kernels: str, seed: int, m: int, k: int, n: int, biased: bool) -> None:
+    random = torch.Generator().manual_seed(seed)
+    x, weight = torch.randn(m, k, generator=random), torch.randn(n, k, generator=random)
+    bias = torch.randn(n, generator=random) if biased else None
+    kernel = target(kernels).lower("aten::linear.default", (Slot, weight, bias), {})
+    assert kernel is not None
+    assert not kernel.fits(torch.randn(17, k))
+    torch.testing.assert_close(kernel(x), torch.nn.functional.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
 
 
 def test_extremes_fit_their_sums() -> None:
