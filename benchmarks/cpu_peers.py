@@ -30,6 +30,7 @@ from benchmarks.records import markdown, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE, CEILINGS = "torch fp32", ("bare integer loop", "bare FMA loop")
+VARIANTS = ("aquatint W4A8 r32, unfused", "aquatint W4A8 r0")  # shown on single sites
 
 
 @dataclass
@@ -96,7 +97,7 @@ def cpu() -> str:
 
 def measure(case: Case, wanted: list[Contender], options: argparse.Namespace) -> dict[str, Any]:
     """Start every contender, let them take turns, and stop them."""
-    workers = [started(c, case, options.threads) for c in wanted if case.macs or c.name not in CEILINGS]
+    workers = [started(c, case, options.threads) for c in wanted if case.macs or c.name not in CEILINGS + VARIANTS]
     try:
         ready = [w for w in workers if "missing" not in w.about]
         for _ in range(options.turns):
