@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from aquatint.calibrate import Recorder, default_calibration, denoiser_of, pipeline_calibration
 from aquatint.compiler import artifact
 from aquatint.compiler.capture import Example, capture
+from aquatint.compiler.costs import kept_where_slower, site_costs
 from aquatint.compiler.errors import ArtifactError, CalibrationError, InputError
 from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.numerics import reproducible
@@ -18,7 +19,7 @@ from aquatint.compiler.pipeline import Context, Progress, run_pass, run_recipe
 from aquatint.compiler.plan import decide
 from aquatint.compiler.program import Program
 from aquatint.compiler.recipe import Recipe
-from aquatint.compiler.report import assemble
+from aquatint.compiler.report import assemble, with_costs
 from aquatint.compiler.statistics import Calibration
 from aquatint.compiler.verify import shapes
 from aquatint.passes.recipes import recipe_named
@@ -38,6 +39,7 @@ def optimize(
     target: str = "cpu",
     calls: int = 16,
     seed: int = 0,
+    fastest: bool = False,
     progress: Progress = silent,
 ) -> Any:
     """Compress `model`; the result is called like it.
@@ -50,6 +52,8 @@ def optimize(
     sampler    a diffusers scheduler, for calibration without `calibrate`; its configuration is kept in the artifact
     calls      how many calls of the model to learn from, spread evenly over all that calibration makes
     seed       of everything random: the same seed gives the same bytes
+    fastest    time every compressed site beside what it was, on this machine, and leave those as they are that became slower;
+               the report then has the times, and the bytes depend on the machine
     progress   called as (what, done, of how many)
 
     Raises CaptureError, CalibrationError, RecipeError, PassError; the model is never changed.
@@ -58,18 +62,18 @@ def optimize(
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
     if isinstance(model, nn.Module):
         calibrate = calibrate or default_calibration(model, sampler, seed)
-        return _compress(model, model, chosen, calibrate, sampler, target, calls, seed, progress)
+        return _compress(model, model, chosen, calibrate, sampler, target, calls, seed, fastest, progress)
     name, denoiser = denoiser_of(model)
     calibrate = calibrate or pipeline_calibration(model, seed)
     sampler = getattr(model, "scheduler", sampler)
-    small = _compress(denoiser, model, chosen, calibrate, sampler, target, calls, seed, progress)
+    small = _compress(denoiser, model, chosen, calibrate, sampler, target, calls, seed, fastest, progress)
     setattr(model, name, small)
     return model
 
 
 def _compress(
     model: nn.Module, caller: Any, recipe: Recipe, calibrate: Callable[[Any], object], sampler: Any, target: str,
-    calls: int, seed: int, progress: Progress,
+    calls: int, seed: int, fastest: bool, progress: Progress,
 ) -> CompressedModule:  # fmt: skip
     progress("calibrate", 0, 1)
     with Recorder(model, calls) as recorder:
@@ -78,8 +82,16 @@ def _compress(
         raise CalibrationError("calibration never called the model: `calibrate` must run it at least once")
     progress("capture", 0, 1)
     program = capture(model, recorder.examples[0], type(model).__name__, _sampler_config(sampler))
-    program, report = compress(program, recipe, calibration_for(program, recorder.examples, seed), progress)
-    return CompressedModule(program, target_named(target), recipe.to_json(), report)
+    calibration, place = calibration_for(program, recorder.examples, seed), target_named(target)
+    final, report = compress(program, recipe, calibration, progress)
+    if fastest:
+        costs = site_costs(program, final, place.lower, calibration.calls[0])
+        chosen = kept_where_slower(recipe, costs)
+        if chosen != recipe:
+            recipe = chosen
+            final, report = compress(program, recipe, calibration, progress)
+        report = with_costs(report, costs)
+    return CompressedModule(final, place, recipe.to_json(), report)
 
 
 def compress(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -43,40 +42,26 @@ class Execution:
         self.weights = {n: weights.stored(str(n.target)) for n in graph.nodes if n.op == "get_attr"}
         self.kernels = {n: k for n in self.nodes if lower and (k := self._lowered(n, lower))}
         self._steps = {n: self._step(n) for n in self.nodes}
-        self._freed = self._last_reads()
-        self.schedule = [(n, self._steps[n], self._freed.get(n, ())) for n in self.nodes]
+        last_reads = self._last_reads()
+        self.schedule = [(n, self._steps[n], last_reads.get(n, ())) for n in self.nodes]
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         values: Values = dict(zip(self.inputs, inputs, strict=True))
-        for node, step, freed in self.schedule:  # `advance`, less what costs a microsecond a node
-            values[node] = step(values)
-            for used in freed:
-                del values[used]
+        for _ in self.advance(values):
+            pass
         return [self.value(n, values) for n in self.results]
 
     def advance(self, values: Values) -> Iterator[fx.Node]:
         """Run step by step; yields each node before it runs, when its inputs are in `values`."""
-        for node in self.nodes:
+        for node, step, freed in self.schedule:
             yield node
-            values[node] = self.step(node, values)
-            for used in self._freed.get(node, ()):
+            values[node] = step(values)
+            for used in freed:
                 del values[used]
 
     def step(self, node: fx.Node, values: Values) -> Any:
         """The value of `node`, whose inputs are in `values`."""
         return self._steps[node](values)
-
-    def profile(self, inputs: list[Tensor]) -> dict[str, float]:
-        """Seconds spent in each operator over one run; a compiled kernel's name ends in a star."""
-        values: Values = dict(zip(self.inputs, inputs, strict=True))
-        spent: dict[str, float] = {}
-        began, name = time.perf_counter(), ""
-        for node in self.advance(values):
-            now = time.perf_counter()
-            spent[name] = spent.get(name, 0.0) + now - began
-            began, name = now, f"{ops.name_of(node.target)}{'*' if node in self.kernels else ''}"
-        spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
-        return {name: seconds for name, seconds in spent.items() if name}
 
     def without_kernel(self) -> list[str]:
         """Our operators that run by their meaning here, a name for each node."""

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from aquatint.compiler.errors import InputError
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.program import Program
-from aquatint.compiler.replay import Replays
+from aquatint.compiler.replay import Replays, replay_of
 from aquatint.compiler.text import text
+from aquatint.runtime.ops import name_of
 
 
 class Target(Protocol):
@@ -94,11 +95,19 @@ class CompressedModule(nn.Module):
         """The same program on another target."""
         return CompressedModule(self.program, target, self.recipe, self.report)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompressedModule:
+        """A module of its own over the same weights, which nobody writes."""
+        return CompressedModule(self.program.copy(), self.target, self.recipe, self.report)
+
     def profile(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Seconds by operator of one call; a compiled kernel's name ends in a star."""
+        """Seconds by operator of one call, as a replay runs it; a compiled kernel's name ends in a star."""
         inputs, _ = self.program.interface.flatten(args, kwargs)
+        spent: dict[str, float] = {}
         with torch.no_grad():
-            return self._execution.profile(inputs)
+            for node, seconds in replay_of(self._execution, inputs).seconds(*inputs).items():
+                name = f"{name_of(node.target)}{'*' if node in self._execution.kernels else ''}"
+                spent[name] = spent.get(name, 0.0) + seconds
+        return spent
 
     def without_kernel(self) -> list[str]:
         """The quantized operators that the target has no kernel for: they run by their meaning, slowly."""

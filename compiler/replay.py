@@ -7,6 +7,7 @@ are limited by what stands around it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from aquatint.runtime import ops
 Run = Callable[[], Any]
 
 # What these return, or how large it is, is known by the numbers in their inputs alone.
-BY_NUMBERS = ("aten::item", "aten::repeat_interleave.Tensor", "aten::repeat_interleave.self_Tensor")
+BY_NUMBERS = ("aten::item", "aten::repeat_interleave.Tensor", "aten::repeat_interleave.self_Tensor", "aten::where.default")
 INTO = frozenset(
     f"aten::{name}"
     for name in ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "silu.default", "gelu.default", "sin.default",
@@ -48,22 +49,30 @@ class Replays:
             if shapes != self._last:
                 self._last, self._replay = shapes, None
                 return self._execution(*inputs)
-            if self._replay is None:
-                with torch.inference_mode(False), torch.no_grad():
-                    self._replay = Replay(self._execution, inputs)
-            return self._replay(*inputs)
+            if self._replay is not None:
+                return self._replay(*inputs)
+            with torch.inference_mode(False), torch.no_grad():
+                recording = _Recording(self._execution, inputs)
+                self._possible = not recording.by_numbers
+                self._replay = Replay(self._execution, recording) if self._possible else None
+            return recording.results
         finally:
             self._lock.release()
 
 
-class Replay:
-    """One run, prepared; see the module."""
+def replay_of(execution: Execution, inputs: Sequence[Tensor]) -> Replay:
+    """A replay on its own, to measure with."""
+    with torch.inference_mode(False), torch.no_grad():
+        return Replay(execution, _Recording(execution, inputs))
 
-    def __init__(self, execution: Execution, inputs: Sequence[Tensor]) -> None:
-        recording = _Recording(execution, inputs)
+
+class Replay:
+    """What a recorded run has shown, prepared; see the module."""
+
+    def __init__(self, execution: Execution, recording: _Recording) -> None:
         self._arena = arena_of(recording.rooms)
         self._values: Values = {}
-        self._runs: list[Run] = []
+        self._runs: list[tuple[fx.Node, Run]] = []
         for node in execution.inputs:
             self._values[node] = self._place(recording.found[node], recording.homes[node])
         self._inputs: list[Tensor] = [self._values[node] for node in execution.inputs]
@@ -72,11 +81,25 @@ class Replay:
         self._results = [execution.value(node, self._values) for node in execution.results]
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        for room, given in zip(self._inputs, inputs, strict=True):
-            room.copy_(given)
-        for run in self._runs:
+        self._take(inputs)
+        for _, run in self._runs:
             run()
         return [result.clone() for result in self._results]
+
+    def seconds(self, *inputs: Tensor) -> dict[fx.Node, float]:
+        """What each node takes in a run; views take nothing."""
+        self._take(inputs)
+        taken: dict[fx.Node, float] = {}
+        for node, run in self._runs:
+            began = time.perf_counter()
+            run()
+            taken[node] = time.perf_counter() - began
+        return taken
+
+    def _take(self, inputs: Sequence[Tensor]) -> None:
+        """Behind their last reader other values have overwritten them."""
+        for room, given in zip(self._inputs, inputs, strict=True):
+            room.copy_(given)
 
     def _prepare(self, execution: Execution, node: fx.Node, recording: _Recording) -> None:
         values, found, homes = self._values, recording.found[node], recording.homes[node]
@@ -86,7 +109,7 @@ class Replay:
             values[node] = execution.step(node, values)
         else:
             values[node] = self._place(found, homes)
-            self._runs.append(_bound(execution, node, values))
+            self._runs.append((node, _bound(execution, node, values)))
 
     def _place(self, found: Any, homes: Sequence[int | None]) -> Any:
         """Tensors like those that were found, each in its room."""
@@ -120,7 +143,8 @@ class _Recording:
     found  numbers as they are; of tensors those that describe them, without memory unless the node is in `fixed`
     homes  the room of each tensor of a node's value; None: in a weight, or in what is fixed
     views  nodes that only look at what others have computed;  fixed  nodes that no input reaches
-    rooms  how large, from which step to which
+    rooms  how large, from which step to which;  results  what the run gave
+    by_numbers  does a shape follow the numbers in a mask? Then it can be another the next time
     """
 
     def __init__(self, execution: Execution, inputs: Sequence[Tensor]) -> None:
@@ -129,6 +153,7 @@ class _Recording:
         self.views: set[fx.Node] = set()
         self.fixed: set[fx.Node] = set()
         self.rooms: list[Room] = []
+        self.by_numbers = False
         self._execution = execution
         values: Values = dict(zip(execution.inputs, inputs, strict=True))
         for node in execution.inputs:
@@ -140,9 +165,13 @@ class _Recording:
                 del values[used]
         for node in execution.results:
             self._read(node, len(execution.schedule))
+        self.results: list[Tensor] = [execution.value(node, values) for node in execution.results]
 
     def _see(self, node: fx.Node, values: Values, place: int) -> None:
         value, sources = values[node], node.all_input_nodes
+        if ops.name_of(node.target) == "aten::index.Tensor":
+            indices = [self._execution.value(n, values) for n in sources[1:]]
+            self.by_numbers |= any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices)
         for source in sources:
             self._read(source, place)
         tensors = _tensors(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,4 @@ def test_plain_tuple_and_tensor_times() -> None:
     assert torch.equal(plain, small(hidden_states=x, timestep=times, class_labels=labels).sample)
     assert small.config.num_layers == 2
     assert small.dtype == torch.float32
+    assert torch.equal(copy.deepcopy(small)(x, times, labels).sample, plain)

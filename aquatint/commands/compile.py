@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="config.json of a single safetensors file")
     parser.add_argument("--calls", type=int, default=16, help="how many calls to learn from (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fastest", action="store_true", help="leave sites as they are that compression makes slower here")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,8 +33,9 @@ def run(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     with progress_bar() as progress:
         small = optimize(
-            checkpoint.model, recipe, sampler=checkpoint.scheduler, calls=options.calls, seed=options.seed, progress=progress
-        )
+            checkpoint.model, recipe, sampler=checkpoint.scheduler, calls=options.calls, seed=options.seed,
+            fastest=options.fastest, progress=progress,
+        )  # fmt: skip
     small.save(options.output)
     sizes = small.report["bytes"]
     treated = sum(1 for row in small.report["sites"] if row["treatment"])

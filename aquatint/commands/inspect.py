@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("site", "shape", "treatment", "why"):
         table.add_column(name, overflow="fold", min_width=8)
-    for name in ("error", "SQNR dB", "α, β", "bytes"):
+    timed = any("ms after" in row for row in report["sites"])
+    for name in ("error", "SQNR dB", "α, β", "bytes", *(["ms"] if timed else [])):
         table.add_column(name, justify="right", no_wrap=True)
     reasons = {reason: f"({i})" for i, reason in enumerate(dict.fromkeys(row["reason"] for row in report["sites"]), 1)}
     for row in report["sites"]:
@@ -40,9 +41,9 @@ def run(options: argparse.Namespace) -> None:
         smoothing = f"{row['alpha']:.2f}, {row['beta']:.2f}" if "alpha" in row else ""
         style = None if row["treatment"] else "dim"
         saved = f"{row['bytes before']:,} -> {row['bytes after']:,}"
-        table.add_row(
-            row["name"], shape, row["treatment"] or "kept", reasons[row["reason"]], *figures, smoothing, saved, style=style
-        )
+        cost = [f"{row['ms before']:.3f} -> {row['ms after']:.3f}" if "ms after" in row else ""] if timed else []
+        why = reasons[row["reason"]]
+        table.add_row(row["name"], shape, row["treatment"] or "kept", why, *figures, smoothing, saved, *cost, style=style)
     console.print(table)
     for reason, number in reasons.items():
         console.print(f"{number} {reason}", markup=False, highlight=False)

@@ -17,11 +17,13 @@ CONVOLUTIONS = ((320, 32), (640, 16))
 @dataclass(frozen=True)
 class Case:
     """build(seed) gives the module, always the same, and inputs drawn with the seed; macs are the multiply-adds of one call
-    (0: not counted)."""
+    (0: not counted). With `hasty` we neither smooth nor search: the model is large, its weights are random, and speed is all
+    that the case shows."""
 
     name: str
     build: Callable[[int], tuple[nn.Module, tuple[Any, ...]]]
     macs: int = 0
+    hasty: bool = False
 
 
 def linear(rows: int, inner: int, outputs: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -73,6 +75,17 @@ def dit_xl(depth: int, size: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]
     return model.eval(), (torch.randn(1, 4, size, size), torch.tensor([500]), torch.tensor([3]))
 
 
+def sd_unet(seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The U-Net of Stable Diffusion 1.5 with random weights, on one latent of 64 x 64 and 77 tokens of text."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    torch.manual_seed(seed)
+    return model.eval(), (torch.randn(1, 4, 64, 64), torch.tensor(500), torch.randn(1, 77, 768))
+
+
 CASES = {
     case.name: case
     for case in (
@@ -82,5 +95,6 @@ CASES = {
         Case("fashion-unet", partial(shipped, "fashion-unet")),
         Case("DiT-XL/2, 4 blocks, 256 tokens", partial(dit_xl, 4, 32)),
         Case("DiT-XL/2, 4 blocks, 1024 tokens", partial(dit_xl, 4, 64)),
+        Case("SD 1.5 U-Net, 64 x 64", sd_unet, hasty=True),
     )
 }

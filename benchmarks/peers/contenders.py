@@ -20,12 +20,13 @@ Run = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What to run: the module on `inputs`; `calibration` are other inputs of the same kind; `macs` as in the case."""
+    """What to run: the module on `inputs`; `calibration` are other inputs of the same kind; the rest as in the case."""
 
     module: Any
     inputs: tuple[Any, ...]
     calibration: tuple[Any, ...]
-    macs: int
+    macs: int = 0
+    hasty: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,48 +88,62 @@ def quanto(task: Task) -> Run:
     return eager(replace(task, module=holder))
 
 
-def openvino(task: Task, *, weights: str) -> Run:
-    """fp32; int8 weights and activations by nncf.quantize; or 4-bit weights with activations quantized on the fly."""
+def openvino_model(task: Task, weights: str) -> Any:
+    """fp32; int8 weights and activations by nncf.quantize; or 4-bit weights."""
     import nncf
     import openvino as ov
     import torch
 
-    exported = torch.export.export(task.module, task.inputs, strict=False)
-    model = ov.convert_model(exported)
-    options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-    arrays = [t.numpy() for t in task.inputs]
+    model = ov.convert_model(torch.export.export(task.module, task.inputs, strict=False))
     if weights == "int8":
-        model = nncf.quantize(
-            model, nncf.Dataset([[t.numpy() for t in task.calibration]]), subset_size=1, model_type=nncf.ModelType.TRANSFORMER
-        )
+        calls = nncf.Dataset([[t.numpy() for t in task.calibration]])
+        return nncf.quantize(model, calls, subset_size=1, model_type=nncf.ModelType.TRANSFORMER)
     if weights == "u4":
-        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=64, ratio=1.0, all_layers=True)
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=64, ratio=1.0, all_layers=True)
+    return model
+
+
+def openvino(task: Task, *, weights: str) -> Run:
+    """`openvino_model`; with 4-bit weights, activations are quantized on the fly."""
+    import openvino as ov
+    import torch
+
+    options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    if weights == "u4":
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 64
-    request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
+    arrays = [t.numpy() for t in task.inputs]
+    request = ov.Core().compile_model(openvino_model(task, weights), "CPU", options).create_infer_request()
     return lambda: torch.from_numpy(request.infer(arrays, share_inputs=True)[0])
 
 
-def onnxruntime(task: Task, *, weights: str) -> Run:
-    """fp32; quantize_dynamic; or MatMulNBits with 8-bit activations (accuracy_level 4)."""
+def onnx_model(task: Task, weights: str, folder: Path) -> Path:
+    """The file model.onnx in `folder`: fp32; quantize_dynamic; or MatMulNBits with 8-bit activations (accuracy_level 4)."""
     import onnx
-    import onnxruntime as ort
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+    path, exact = folder / "model.onnx", folder / "fp32.onnx"
+    torch.onnx.export(task.module, task.inputs, exact, dynamo=True, external_data=False, verbose=False)
+    if weights == "int8":
+        quantize_dynamic(exact, path, weight_type=QuantType.QInt8)
+    elif weights == "nbits":
+        quantizer = MatMulNBitsQuantizer(onnx.load(exact), block_size=64, is_symmetric=True, accuracy_level=4)
+        quantizer.process()
+        onnx.save(quantizer.model.model, path)
+    else:
+        exact.rename(path)
+    return path
+
+
+def onnxruntime(task: Task, *, weights: str) -> Run:
+    import onnxruntime as ort
+    import torch
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        path, small = Path(folder) / "model.onnx", Path(folder) / "small.onnx"
-        torch.onnx.export(task.module, task.inputs, path, dynamo=True, external_data=False, verbose=False)
-        if weights == "int8":
-            quantize_dynamic(path, small, weight_type=QuantType.QInt8)
-            path = small
-        if weights == "nbits":
-            quantizer = MatMulNBitsQuantizer(onnx.load(path), block_size=64, is_symmetric=True, accuracy_level=4)
-            quantizer.process()
-            onnx.save(quantizer.model.model, small)
-            path = small
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        path = onnx_model(task, weights, Path(folder))
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), task.inputs, strict=True)}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
@@ -145,10 +160,17 @@ def ours(task: Task, *, recipe: str, rank: int = 32, fused: bool = True) -> Run:
     if isinstance(task.module, (torch.nn.Linear, torch.nn.Conv2d)):
         rules = tuple(rule for rule in rules if rule.match in ("*", "@convolution"))
     rules = tuple(r if r.treatment is None else _with_rank(r, rank) for r in rules)
-    passes = tuple(p for p in chosen.passes if (rank or p.name != "lowrank") and (fused or p.name != "fuse"))
+    left_out = {*(() if rank else ("lowrank",)), *(() if fused else ("fuse",)), *(("smooth",) if task.hasty else ())}
+    passes = tuple(_hasty(p) if task.hasty else p for p in chosen.passes if p.name not in left_out)
     holder = _holder(task.module)
     small = aquatint.optimize(holder, replace(chosen, passes=passes, rules=rules), calibrate=lambda m: m(*task.calibration))
     return lambda: first(small(*task.inputs))
+
+
+def _hasty(step: Any) -> Any:
+    """The pass without its search."""
+    options = {"lowrank": {"alternations": 1}, "quantize": {"method": "rtn"}}
+    return replace(step, **options.get(step.name, {}))
 
 
 def _with_rank(rule: Any, rank: int) -> Any:

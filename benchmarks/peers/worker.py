@@ -38,7 +38,7 @@ def serve(name: str, case_name: str, threads: int, answers: TextIO) -> None:
     module, inputs = case.build(1)
     with torch.no_grad():
         exact = first(module(*inputs)).clone()
-        run = CONTENDERS[name].prepare(Task(module, inputs, case.build(2)[1], case.macs))
+        run = CONTENDERS[name].prepare(Task(module, inputs, case.build(2)[1], case.macs, case.hasty))
         got = run()
         run()
         del module

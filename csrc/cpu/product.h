@@ -54,9 +54,9 @@ struct Product {
             P::unpack(call.weight + panel * P::kColumns * call.k / 2 + k * P::kColumns / 2, width, bytes);
             const float* scales = call.weight_scales + (panel * call.k + k) / kGroup * P::kColumns;
             tiles<V::rows>(rows.count, [&](auto R, int64_t row) {
-                auto* pass = call.window   ? &tile<R.value, true, 4>
-                             : rows.scaled ? &tile<R.value, true, 4 * V::rows>
-                                           : &tile<R.value, false, 4 * V::rows>;
+                auto* pass = call.window   ? &tile<R.value, true, false>
+                             : rows.scaled ? &tile<R.value, true, true>
+                                           : &tile<R.value, false, true>;
                 pass(rows, row, k, width, bytes, scales, sums + row * P::kColumns);
             });
         }
@@ -65,28 +65,28 @@ struct Product {
         });
     }
 
-    // R rows by one panel over the groups of [k, k + width); from four codes of a row to the next four are `Step` bytes.
-    template <int R, bool Scaled, int Step>
+    // R rows by one panel over the groups of [k, k + width). Tiled rows lie beside each other, four codes at a time, so that one
+    // address serves them all; others have an address each.
+    template <int R, bool Scaled, bool Tiled>
     static void tile(const Rows& rows, int64_t row, int64_t k, int64_t width, const uint8_t* w, const float* s, float* sums) {
         const int64_t *code_rows = rows.code.rows + row, *start_rows = rows.start.rows + row, *scale_rows = rows.scale.rows + row;
         for (int64_t g = k / kGroup; g < (k + width) / kGroup; ++g, s += P::kColumns) {
             typename V::Sum low[R], high[R];
-            const int8_t* codes[R];
-            unroll<R>([&](auto r) {
-                low[r] = high[r] = V::start_sum(rows.starts[start_rows[r] + rows.start.groups[g]]);
-                codes[r] = rows.codes + code_rows[r] + rows.code.groups[g];
-            });
+            constexpr int kAddresses = Tiled ? 1 : R, kStep = Tiled ? 4 * V::rows : 4;
+            const int8_t* codes[kAddresses];
+            unroll<R>([&](auto r) { low[r] = high[r] = V::start_sum(rows.starts[start_rows[r] + rows.start.groups[g]]); });
+            unroll<kAddresses>([&](auto r) { codes[r] = rows.codes + code_rows[r] + rows.code.groups[g]; });
             for (int i = 0; i < kGroup / 16; ++i) {
                 unroll<4>([&](auto j) {
                     auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
                     unroll<R>([&](auto r) {
-                        auto x = V::set_four(codes[r] + j * Step);
+                        auto x = V::set_four(Tiled ? codes[0] + j * kStep + 4 * r : codes[r % kAddresses] + j * kStep);
                         low[r] = V::dot(low[r], w_low, x);
                         high[r] = V::dot(high[r], w_high, x);
                     });
                     w += 4 * P::kColumns;
                 });
-                unroll<R>([&](auto r) { codes[r] += 4 * Step; });
+                unroll<kAddresses>([&](auto r) { codes[r] += 4 * kStep; });
             }
             leave_in_memory();  // the sums in float: the registers are full
             auto s_low = V::load(s), s_high = V::load(s + V::width);

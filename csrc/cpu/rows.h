@@ -22,7 +22,7 @@ struct Places {
 struct Rows {
     int64_t count, k;
     bool scaled;            // a scale for each group; else one for each row
-    const int8_t* codes;    // from a group's place four codes, then 4 * (tiled ? V::rows : 1) bytes on the next four
+    const int8_t* codes;    // a linear's in tiles, (k / 4, row in the tile, 4); a convolution's as they lie in the image
     const int32_t* starts;  // where each group's sum starts, to take back the + 8 of the weights
     const float* scales;
     const float* h;         // (count, rank)

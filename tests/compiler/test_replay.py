@@ -69,9 +69,15 @@ def test_other_shapes_in_between() -> None:
     check(program, (*calls, other, *calls, other, other, other, calls[0]))
 
 
-def test_what_numbers_decide_is_not_replayed() -> None:
-    lines = ["%m = aten::sum.default(%x)", "%i = aten::item.default(%m)", "%y = aten::add.Tensor(%x, %i)", "return [%y]"]
-    assert check(program_of(lines, {}), token_inputs(calls=4))._replay is None
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["%m = aten::sum.default(%x)", "%i = aten::item.default(%m)", "%y = aten::add.Tensor(%x, %i)", "return [%y]"],
+        ["%m = aten::gt.Scalar(%x, 0.5)", "%y = aten::index.Tensor(%x, [%m])", "return [%y]"],
+    ],
+)
+def test_what_numbers_decide_is_not_replayed(lines: list[str]) -> None:
+    assert check(program_of(lines, {}), token_inputs(calls=5))._replay is None
 
 
 def test_two_threads_at_once() -> None:
