@@ -65,8 +65,8 @@ def dtypes(program: Program, inputs: list[Tensor]) -> dict[str, object]:
 def faked(program: Program, inputs: list[Tensor]) -> dict[str, Tensor]:
     """Every node's tensor for `inputs`, without its numbers."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        faked = Weights({name: mode.from_tensor(weight) for name, weight in program.weights.items()})
-        execution = Execution(program.graph, faked)
+        weights = Weights({name: mode.from_tensor(weight) for name, weight in program.weights.items()})
+        execution = Execution(program.graph, weights)
         values: dict[fx.Node, Any] = {n: mode.from_tensor(t) for n, t in zip(execution.inputs, inputs, strict=True)}
         seen: dict[fx.Node, Any] = {**execution.weights, **values}
         for node in execution.nodes:

@@ -64,7 +64,7 @@ struct Attention {
         std::fill(scores + count, scores + wide, -3e38f);
         auto largest = V::set(-3e38f);
         for (int64_t i = 0; i < wide; i += V::width) largest = V::max(largest, V::load(scores + i));
-        float lanes[V::width], most = -3e38f, total = 0.0f;
+        float lanes[V::width], most = -3e38f;
         V::store(lanes, largest);
         for (float lane : lanes) most = std::max(most, lane);
         auto centre = V::set(-most), sum = V::zero();
@@ -73,9 +73,7 @@ struct Attention {
             V::store(scores + i, value);
             sum = V::add(sum, value);
         }
-        V::store(lanes, sum);
-        for (float lane : lanes) total += lane;
-        return total;
+        return sum_of<V>(sum);
     }
 
     // (keys / P, width, P): a column of keys beside each other; zeros fill the last panel.

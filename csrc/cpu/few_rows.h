@@ -36,9 +36,7 @@ struct FewRows {
             });
         unroll<R * C>([&](auto i) {
             constexpr int r = i / C, c = i % C;
-            float lanes[V::width], total = call.bias ? call.bias[output + c] : 0.0f;
-            V::store(lanes, sums[i]);
-            for (float lane : lanes) total += lane;
+            float total = sum_of<V>(sums[i]) + (call.bias ? call.bias[output + c] : 0.0f);
             for (int64_t j = k; j < call.k; ++j) total += x[r * call.k + j] * w[c * call.k + j];
             call.y[(row + r) * call.n + output + c] = total;
         });

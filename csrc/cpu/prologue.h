@@ -5,6 +5,7 @@
 
 #include "cpu/activation.h"
 #include "cpu/kernel_table.h"
+#include "cpu/tiles.h"
 
 namespace aquatint {
 
@@ -42,10 +43,7 @@ struct Prologue {
     static float sum(int64_t count, F&& part) {
         auto sums = V::zero();
         for (int64_t i = 0; i < count; i += V::width) sums = V::add(sums, part(i));
-        float lanes[V::width], total = 0.0f;
-        V::store(lanes, sums);
-        for (float lane : lanes) total += lane;
-        return total;
+        return sum_of<V>(sums);
     }
 };
 

@@ -20,7 +20,7 @@ struct Places {
 };
 
 struct Rows {
-    int64_t count, k;
+    int64_t count;
     bool scaled;            // a scale for each group; else one for each row
     const int8_t* codes;    // a linear's in tiles, (k / 4, row in the tile, 4); a convolution's as they lie in the image
     const int32_t* starts;  // where each group's sum starts, to take back the + 8 of the weights
@@ -35,7 +35,7 @@ template <class V>
 struct RowSource {
     static Rows rows(const ProductCall& call, int64_t first, int64_t count) {
         Rows rows{};
-        rows.count = count, rows.k = call.k, rows.scaled = call.window || call.scale_groups > 1;
+        rows.count = count, rows.scaled = call.window || call.scale_groups > 1;
         int64_t groups = call.k / kGroup;
         rows.code = {scratch<int64_t, 12>(count), scratch<int64_t, 13>(groups)};
         rows.start = {scratch<int64_t, 14>(count), scratch<int64_t, 15>(groups)};

@@ -25,6 +25,15 @@ void tiles(int64_t count, F&& body, int64_t row = 0) {
         if (row < count) tiles<R - 1>(count, body, row);
 }
 
+// The lanes of a register added up, the first first.
+template <class V>
+float sum_of(typename V::Float a) {
+    float lanes[V::width], total = 0.0f;
+    V::store(lanes, a);
+    for (float lane : lanes) total += lane;
+    return total;
+}
+
 // R rows of a, `a_row` numbers apart, times a panel b of two registers a row: the sums over `depth`.
 template <class V, int R>
 [[gnu::always_inline]] inline void multiply(const float* a, int64_t a_row, const float* b, int64_t depth,
