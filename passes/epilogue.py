@@ -16,6 +16,8 @@ from aquatint.runtime import ops
 
 Known = dict[str, Tensor]
 
+OPTIONS = ("activation", "gate", "residual")  # in the order in which the kernel does them
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -44,7 +46,7 @@ class Epilogue:
             "residuals": lambda node: _take_operand(node, "aten::add.Tensor", "residual", known),
         }
         counts: dict[str, object] = {}
-        for name, step in steps.items():  # in the order in which the kernel does them
+        for name, step in steps.items():
             counts[name] = sum(step(node) for node in list(program.graph.nodes))
             program.drop_unused()
         return Report(self.name, {"": counts})
@@ -52,7 +54,7 @@ class Epilogue:
 
 def _take_activation(node: fx.Node) -> bool:
     name = activation_of(node)
-    if name not in ops.ACTIVATIONS or (product := product_below(node.args[0])) is None or product.kwargs.get("activation"):
+    if name not in ops.ACTIVATIONS or (product := product_below(node.args[0])) is None or not _is_free(product, "activation"):
         return False
     product.kwargs = {**product.kwargs, "activation": name}
     node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
@@ -66,6 +68,8 @@ def _take_operand(node: fx.Node, operator: str, option: str, known: Known) -> bo
     for operand, other in (node.args, node.args[::-1]):
         product = product_below(operand)
         if product is None or not isinstance(other, fx.Node) or not _is_free(product, option):
+            continue
+        if product.kwargs["formats"][0] is None:  # type: ignore[index]
             continue
         if not _fits(operand, other, node, known):  # type: ignore[arg-type]
             continue
@@ -82,10 +86,8 @@ def _take_operand(node: fx.Node, operator: str, option: str, known: Known) -> bo
 
 
 def _is_free(product: fx.Node, option: str) -> bool:
-    """Can this product still take a gate or a residual? What it has taken already must come before."""
-    later = {"gate": ("gate", "residual"), "residual": ("residual",)}[option]
-    plain = product.kwargs["formats"][0] is None  # type: ignore[index]
-    return not plain and all(product.kwargs.get(name) is None for name in later)
+    """Can this product still take it? What it has taken already must come before."""
+    return all(product.kwargs.get(name) is None for name in OPTIONS[OPTIONS.index(option) :])
 
 
 def _fits(operand: fx.Node, other: fx.Node, node: fx.Node, known: Known) -> bool:

@@ -204,6 +204,18 @@ def test_gate_and_residual_go_into_the_product(lines: list[str], taken: str) -> 
     assert (taken in text(changed)) if taken else ("gate" not in text(changed) and "residual" not in text(changed))
 
 
+def test_an_activation_behind_a_residual_stays_there() -> None:
+    """The kernel does it before: so not even a second run of the pass may take it."""
+    lines = ["%o = aten::linear.default(%x, @l.weight)", "%a = aten::add.Tensor(%o, %x)", "%y = aten::silu.default(%a)",
+             "return [%y]"]  # fmt: skip
+    program = program_of(lines, {"l.weight": torch.randn(64, 64)})
+    context = context_for(program, token_inputs(), W4A8)
+    changed, _ = run_recipe(program, (Quantize("rtn"), Fuse(), Epilogue()), context)
+    again, _ = apply_and_check(changed, Epilogue(), context)
+    assert "residual=%x" in text(again)
+    assert "aten::silu" in text(again)
+
+
 def test_a_pass_that_fails_leaves_the_program() -> None:
     program = attention_like()
     before = text(program)
