@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aquatint.runtime.cpu_aten import AttentionKernel, FewRowsKernel, FloatConvolution, GroupNormKernel
+from aquatint.runtime.cpu_aten import AttentionKernel, FloatConvolution, GroupNormKernel, LinearKernel
 from aquatint.runtime.cpu_kernels import ConvolutionKernel, FloatGemmKernel, GemmKernel, GroupAffineKernel, QuantizeKernel
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
@@ -111,5 +111,5 @@ KERNELS = (
     Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),
     Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),
     Kernel("aten::scaled_dot_product_attention.default", attention_refusal, AttentionKernel),
-    Kernel("aten::linear.default", linear_refusal, FewRowsKernel),
+    Kernel("aten::linear.default", linear_refusal, LinearKernel),
 )

@@ -1,35 +1,54 @@
 """PyTorch's own operators between ours: images keep their channels last, as our kernels read and write them; attention without
-a mask and products of few rows have kernels of their own.
+a mask and small products and convolutions have kernels of their own.
 """
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aquatint.runtime.binding import Run, at, runner
-from aquatint.runtime.cpu_kernels import FEW_ROWS, BoundKernel, GroupAffineKernel
-from aquatint.runtime.native import AttentionCall, Heads, KernelSet, LinearCall
+from aquatint.runtime.binding import Run, at, runner, staged
+from aquatint.runtime.cpu_kernels import FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, panels
+from aquatint.runtime.native import AttentionCall, Heads, KernelSet, LinearCall, Window
+
+SMALL = 1 << 24  # multiply-adds up to which the library's call takes longer than its arithmetic
+FEW_OUTPUTS = 8  # up to here dot products leave less undone than a panel
 
 MOST_KEYS = 128  # measured: with 49 and 77 keys 1.2 to 1.6 times the library's speed, with 196 level, with 1024 0.8 times
 
 
-class FloatConvolution:
-    """aten::conv2d with its channels last from input to output; called with x."""
+class FloatConvolution(BoundKernel):
+    """aten::conv2d with its channels last from input to output; called with x. Small ones have a kernel, others the library."""
 
     def __init__(
-        self, kernels: KernelSet, x: Any, weight: Tensor, bias: Tensor | None = None, *geometry: Any, **options: Any
-    ) -> None:
-        self.weight, self.bias, self.geometry, self.options = _channels_last(weight), bias, geometry, options
+        self, kernels: KernelSet, x: Any, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+        dilation: Any = 1, groups: int = 1,
+    ) -> None:  # fmt: skip
+        self.weight, self.bias, self.groups = _channels_last(weight), bias, groups
+        self.geometry = _pair(stride), _pair(padding), _pair(dilation)
+        self.product = _FloatWeight(kernels, self.weight.permute(0, 2, 3, 1).flatten(1), bias)
 
     def fits(self, x: Tensor) -> bool:
-        return x.dim() == 4
+        return x.dim() == 4 and x.dtype == torch.float32
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.conv2d(_channels_last(x), self.weight, self.bias, *self.geometry, **self.options)
+    def results(self, x: Tensor) -> Tensor:
+        size = output_size(x.shape[2:], self.weight.shape[2:], *self.geometry)
+        return torch.empty(len(x), *size, len(self.weight)).permute(0, 3, 1, 2)
+
+    def bind(self, results: Tensor, x: Tensor) -> Run:
+        stride, padding, dilation = self.geometry
+        if self.groups != 1 or not self.product.worthwhile(results.numel() // len(self.weight)):
+            image, weight = _channels_last, self.weight
+            return lambda: results.copy_(F.conv2d(image(x), weight, self.bias, stride, padding, dilation, self.groups))
+        rows, before = staged(x.movedim(1, -1))
+        pairs = [(ctypes.c_int64 * 2)(*pair) for pair in (self.weight.shape[2:], stride, padding, dilation)]
+        window = Window(*x.shape[2:], x.shape[1], *results.shape[2:], *pairs)
+        return self.product.bind(results.movedim(1, -1), rows, before, window)
 
 
 class GroupNormKernel(BoundKernel):
@@ -81,23 +100,49 @@ class AttentionKernel(BoundKernel):
         return runner(self.kernels, self.kernels.library.aq_attention, call, (q, k, v, results))
 
 
-class FewRowsKernel(BoundKernel):
-    """aten::linear by a weight in float32, for few rows; called with x."""
+class LinearKernel(BoundKernel):
+    """aten::linear by a weight in float32, where a call of the library would take longer than the arithmetic; called with x."""
 
     def __init__(self, kernels: KernelSet, x: Any, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.kernels, self.weight = kernels, weight.contiguous()
-        self.bias = None if bias is None else bias.contiguous()
+        self.product = _FloatWeight(kernels, weight, bias)
 
     def fits(self, x: Tensor) -> bool:
-        return x.numel() <= FEW_ROWS * x.shape[-1] and x.dtype == torch.float32 and x.is_contiguous()
+        rows = x.numel() // max(1, x.shape[-1])
+        return x.dtype == torch.float32 and x.is_contiguous() and (rows <= FEW_ROWS or self.product.worthwhile(rows))
 
     def results(self, x: Tensor) -> Tensor:
-        return torch.empty(*x.shape[:-1], len(self.weight))
+        return torch.empty(*x.shape[:-1], len(self.product.weight))
 
     def bind(self, results: Tensor, x: Tensor) -> Run:
+        return self.product.bind(results, x)
+
+
+class _FloatWeight:
+    """A weight (N, K) in float32 with its bias; laid out in panels when a call first has use for them."""
+
+    def __init__(self, kernels: KernelSet, weight: Tensor, bias: Tensor | None) -> None:
+        self.kernels, self.weight = kernels, weight.contiguous()
+        self.bias = None if bias is None else bias.float().contiguous()
+        self._panels: Tensor | None = None
+
+    def worthwhile(self, rows: int) -> bool:
+        return 0 < rows * self.weight.numel() <= SMALL
+
+    def bind(self, y: Tensor, x: Tensor, before: Sequence[Run] = (), window: Window | None = None) -> Run:
         n, k = self.weight.shape
-        call = LinearCall(at(x), at(self.weight), at(self.bias), x.numel() // k, n, k, at(results))
-        return runner(self.kernels, self.kernels.library.aq_few_rows, call, (x, results))
+        rows = y.numel() // n
+        in_panels = rows > FEW_ROWS and n > FEW_OUTPUTS
+        if in_panels and self._panels is None:
+            self._panels = panels(self.weight, self.kernels.columns)
+        weight = self._panels if in_panels else self.weight
+        call = LinearCall(at(x), at(weight), at(self.bias), None, rows, n, k, in_panels, at(y))
+        if window:
+            call.window = ctypes.pointer(window)
+        return runner(self.kernels, self.kernels.library.aq_linear, call, (x, weight, window, y), before)
+
+
+def _pair(value: Any) -> list[int]:
+    return [value] * 2 if isinstance(value, int) else [*value] * (2 // len(value))
 
 
 def _channels_last(image: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from aquatint.runtime.native import GroupAffineCall, KernelSet, ProductCall, Qua
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cpu/kernel_table.h
 GROUP = 64  # codes that the kernels sum at once
+WORD = 4095  # the largest number of 13 bits
 FEW_ROWS = 16  # up to here a product is limited by reading its weight
 
 
@@ -48,11 +49,10 @@ class QuantizeKernel(BoundKernel):
         self.kernels, self.axis, self.format = kernels, axis, format_named(format)
         self.affine = gain, offset
         self.smooth = None if smooth is None else smooth.float().contiguous()
-        folded = None if down is None else down.float() if smooth is None else down.float() * smooth.float()
-        self.down = None if folded is None else _panels(folded, kernels.columns)
+        self.down, self.down_scales = (None, None) if down is None else _word_panels(down, kernels.columns)
         self.rank = 0 if down is None else len(down)
         self.call = QuantizeCall(
-            smooth=at(self.smooth), down=at(self.down), rank=self.rank, eps=-1.0 if eps is None else eps,
+            smooth=at(self.smooth), down=at(self.down), down_scales=at(self.down_scales), rank=self.rank, eps=-1.0 if eps is None else eps,
             activation=ACTIVATIONS.index(activation), bits=self.format.bits,
         )  # fmt: skip
 
@@ -118,12 +118,12 @@ class _Product:
         library, columns = kernels.library, kernels.columns
         self.weight = torch.empty(library.aq_packed_bytes(kernels.table, self.n, k), dtype=torch.uint8)
         library.aq_pack_weight(kernels.table, at(weight.contiguous()), self.n, k, at(self.weight))
-        self.scales = _panels(scales.float().flatten(1), columns)
-        self.bias = None if bias is None else _panels(bias.float().unsqueeze(1), columns)
-        self.up = None if up is None else _panels(up.float(), columns)
+        self.scales = panels(scales.float().flatten(1), columns)
+        self.bias = None if bias is None else panels(bias.float().unsqueeze(1), columns)
+        self.up, self.up_scales = (None, None) if up is None else _word_panels(up, columns)
         self.call = ProductCall(
-            weight=at(self.weight), weight_scales=at(self.scales), bias=at(self.bias), up=at(self.up), n=self.n, k=k,
-            rank=0 if up is None else up.shape[1], bits=bits, activation=ACTIVATIONS.index(activation),
+            weight=at(self.weight), weight_scales=at(self.scales), bias=at(self.bias), up=at(self.up),
+            up_scales=at(self.up_scales), n=self.n, k=k, rank=0 if up is None else up.shape[1], bits=bits, activation=ACTIVATIONS.index(activation),
         )  # fmt: skip
 
     def results(self, *outer: int) -> Tensor:
@@ -234,11 +234,17 @@ class ConvolutionKernel(BoundKernel):
         return self.product.bind(results.permute(0, 2, 3, 1), codes, scales, h, others, window)
 
     def _size(self, codes: Tensor) -> list[int]:
-        """Rows and columns of the output."""
-        return [
-            (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
-            for size, taps, stride, padding, dilation in zip(codes.shape[1:3], *self.geometry, strict=True)
-        ]
+        return output_size(codes.shape[1:3], *self.geometry)
+
+
+def output_size(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """Rows and columns of a convolution's output."""
+    return [
+        (length + 2 * border - apart * (taps - 1) - 1) // step + 1
+        for length, taps, step, border, apart in zip(size, kernel, stride, padding, dilation, strict=True)
+    ]
 
 
 def _finish(y: Tensor, gate: Tensor | None, residual: Tensor | None) -> None:
@@ -261,7 +267,15 @@ def _last(shape: Sequence[int], axis: int) -> list[int]:
     return moved
 
 
-def _panels(rows: Tensor, columns: int) -> Tensor:
+def panels(rows: Tensor, columns: int) -> Tensor:
     """(N, r) as (N / columns, r, columns), the last panel filled up with zeros."""
     padded = F.pad(rows, (0, 0, 0, -len(rows) % columns))
     return padded.unflatten(0, (-1, columns)).transpose(1, 2).contiguous()
+
+
+def _word_panels(rows: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """(N, r) as words (N / columns, r / 2, columns, 2) and a scale for each row, (N / columns, 1, columns): csrc/cpu/words.h."""
+    scales = rows.float().abs().amax(1, keepdim=True) / WORD
+    scales = torch.where(scales < 1e-30, 1.0, scales)
+    words = F.pad((rows.float() / scales).round().short(), (0, rows.shape[1] % 2, 0, -len(rows) % columns))
+    return words.unflatten(0, (-1, columns)).unflatten(2, (-1, 2)).transpose(1, 2).contiguous(), panels(scales, columns)

@@ -21,7 +21,7 @@ class QuantizeCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "smooth", "down")),
+        *((name, ctypes.c_void_p) for name in ("x", "smooth", "down", "down_scales")),
         *((name, Spread) for name in ("gain", "offset")),
         *((name, ctypes.c_int64) for name in ("m", "k", "rank", "group")),
         ("eps", ctypes.c_float),
@@ -54,7 +54,7 @@ class ProductCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "scales", "weight", "weight_scales", "bias", "h", "up")),
+        *((name, ctypes.c_void_p) for name in ("x", "scales", "weight", "weight_scales", "bias", "h", "up", "up_scales")),
         ("window", ctypes.POINTER(Window)),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups")),
         *((name, ctypes.c_int32) for name in ("bits", "activation")),
@@ -85,7 +85,9 @@ class LinearCall(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("x", "weight", "bias")),
+        ("window", ctypes.POINTER(Window)),
         *((name, ctypes.c_int64) for name in ("m", "n", "k")),
+        ("panels", ctypes.c_int32),
         ("y", ctypes.c_void_p),
     ]
 
@@ -128,7 +130,7 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_group_affine.argtypes = [ctypes.c_void_p, ctypes.POINTER(GroupAffineCall), ctypes.c_int]
     loaded.aq_product.argtypes = [ctypes.c_void_p, ctypes.POINTER(ProductCall), ctypes.c_int]
     loaded.aq_attention.argtypes = [ctypes.c_void_p, ctypes.POINTER(AttentionCall), ctypes.c_int]
-    loaded.aq_few_rows.argtypes = [ctypes.c_void_p, ctypes.POINTER(LinearCall), ctypes.c_int]
+    loaded.aq_linear.argtypes = [ctypes.c_void_p, ctypes.POINTER(LinearCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
     pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # torch brings it; without it: one thread
     loaded.aq_lend_pool(ctypes.cast(pool, ctypes.c_void_p) if pool else None)

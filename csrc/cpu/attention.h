@@ -16,15 +16,18 @@ template <class V>
 struct Attention {
     using P = Panels<V>;
     using Float = typename V::Float;
-    static constexpr int64_t kBlock = 48;  // queries a task: a multiple of every tile's rows
+    static constexpr int64_t kBlock = 192;  // queries a task at most; keys and values are laid out anew for each
 
     static int64_t blocks(const AttentionCall& call) { return (call.queries + kBlock - 1) / kBlock; }
 
+    // Blocks of one size but for the last, so that none is left with a few queries.
+    static int64_t block(const AttentionCall& call) { return (call.queries + blocks(call) - 1) / blocks(call); }
+
     static int64_t tasks(const AttentionCall& call, int) { return call.batch * call.heads * blocks(call); }
 
-    static void run(const AttentionCall& call, int64_t task, int64_t) {
-        int64_t first = task % blocks(call) * kBlock, head = task / blocks(call) % call.heads;
-        int64_t image = task / blocks(call) / call.heads, count = std::min(kBlock, call.queries - first);
+    static void run(const AttentionCall& call, int64_t task) {
+        int64_t first = task % blocks(call) * block(call), head = task / blocks(call) % call.heads;
+        int64_t image = task / blocks(call) / call.heads, count = std::min(block(call), call.queries - first);
         int64_t key_panels = P::count(call.keys), wide = key_panels * P::kColumns;
         const float* q = call.q.at(image, head) + first * call.q.row;
         float* queries = scratch<float, 0>(count * call.width);

@@ -11,6 +11,7 @@ namespace {
 
 struct Avx2 {
     static constexpr int width = 8, rows = 6;
+    static constexpr bool many_registers = false;
     using Float = __m256;
     using Int = __m256i;
     using Sum = __m256i;
@@ -55,6 +56,15 @@ struct Avx2 {
         Int code = _mm256_and_si256(_mm256_srli_epi32(a, shift), _mm256_set1_epi32(15));
         return _mm256_cvtepi32_ps(_mm256_sub_epi32(code, _mm256_set1_epi32(8)));
     }
+    static Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
+    static void store_words(int16_t* p, Float a) {
+        Int wide = _mm256_cvtps_epi32(a);
+        __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), half);
+    }
+    static Int load_words(const int16_t* p) { return load_bytes(reinterpret_cast<const uint8_t*>(p)); }
+    static Int set_pair(const int16_t* p) { return set_four(reinterpret_cast<const int8_t*>(p)); }
+    static Int dot_words(Int sum, Int a, Int b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
     static Int load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
     static Int set_four(const int8_t* p) {
         int32_t four;

@@ -13,6 +13,7 @@ struct Avx512 : Avx512Floats {
         return int32_t((low & 0xffff) | (high << 16));
     }
     static Sum dot(Sum sum, Int w, Int x) { return _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x)); }
+    static Int dot_words(Int sum, Int a, Int b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
     static Float total(Sum sum) { return _mm512_cvtepi32_ps(_mm512_madd_epi16(sum, _mm512_set1_epi16(1))); }
 };
 

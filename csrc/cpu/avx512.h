@@ -11,7 +11,8 @@ namespace aquatint {
 namespace {
 
 struct Avx512Floats {
-    static constexpr int width = 16, rows = 12;
+    static constexpr int width = 16, rows = 6;
+    static constexpr bool many_registers = true;
     using Float = __m512;
     using Int = __m512i;
     using Sum = __m512i;
@@ -48,6 +49,12 @@ struct Avx512Floats {
         Int code = _mm512_and_si512(_mm512_srli_epi32(a, unsigned(shift)), _mm512_set1_epi32(15));
         return _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(8)));
     }
+    static Float to_float(Int a) { return _mm512_cvtepi32_ps(a); }
+    static void store_words(int16_t* p, Float a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
+    }
+    static Int load_words(const int16_t* p) { return _mm512_loadu_si512(p); }
+    static Int set_pair(const int16_t* p) { return set_four(reinterpret_cast<const int8_t*>(p)); }
     static Int load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
     static Int set_four(const int8_t* p) {
         int32_t four;

@@ -9,7 +9,14 @@ struct Avx512Vnni : Avx512Floats {
         Int sums = _mm512_dpbusd_epi32(zero_int(), _mm512_set1_epi8(1), load_bytes(reinterpret_cast<const uint8_t*>(codes)));
         return -8 * _mm512_reduce_add_epi32(sums);
     }
-    static Sum dot(Sum sum, Int w, Int x) { return _mm512_dpbusd_epi32(sum, w, x); }
+    static Sum dot(Sum sum, Int w, Int x) {
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));  // in place by hand: g++ would move every sum to and fro
+        return sum;
+    }
+    static Int dot_words(Int sum, Int a, Int b) {
+        asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        return sum;
+    }
     static Float total(Sum sum) { return _mm512_cvtepi32_ps(sum); }
 };
 

@@ -1,6 +1,4 @@
 // The C interface: which instruction sets this machine has, and each kernel run over a thread pool that is lent to us.
-#include <atomic>
-
 #include "cpu/kernel_table.h"
 
 namespace aquatint {
@@ -12,22 +10,20 @@ Parallel lent_pool = nullptr;
 
 template <class Call>
 struct Work {
-    void (*run)(const Call&, int64_t task, int64_t tasks);
+    void (*run)(const Call&, Tasks&);
     const Call& call;
-    int64_t tasks;
-    std::atomic<int64_t> next{0};
+    Tasks tasks;
 };
 
-// Who takes which task does not matter, as no two write the same number and tasks do not read each other's.
 template <class Call>
 void worker(void* argument) {
     auto& work = *static_cast<Work<Call>*>(argument);
-    for (int64_t task; (task = work.next.fetch_add(1)) < work.tasks;) work.run(work.call, task, work.tasks);
+    work.run(work.call, work.tasks);
 }
 
 template <class Call>
-void spread(void (*run)(const Call&, int64_t, int64_t), const Call& call, int64_t tasks, int threads) {
-    Work<Call> work{run, call, tasks};
+void spread(void (*run)(const Call&, Tasks&), const Call& call, int64_t tasks, int threads) {
+    Work<Call> work{run, call, Tasks(tasks)};
     if (threads > 1 && lent_pool && tasks > 1)
         lent_pool(worker<Call>, &work, unsigned(threads), 0);
     else
@@ -92,8 +88,8 @@ AQ_EXPORT void aq_attention(const KernelTable* table, const AttentionCall* call,
     aquatint::spread(table->attention, *call, table->attention_tasks(*call, threads), threads);
 }
 
-AQ_EXPORT void aq_few_rows(const KernelTable* table, const LinearCall* call, int threads) {
-    aquatint::spread(table->few_rows, *call, table->few_rows_tasks(*call, threads), threads);
+AQ_EXPORT void aq_linear(const KernelTable* table, const LinearCall* call, int threads) {
+    aquatint::spread(table->linear, *call, table->linear_tasks(*call, threads), threads);
 }
 
 // Multiply-adds done; see ceiling.h.

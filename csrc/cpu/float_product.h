@@ -20,7 +20,7 @@ struct FloatProduct {
 
     static int64_t tasks(const ProductCall& call, int) { return (P::count(call.n) + kShare - 1) / kShare; }
 
-    static void run(const ProductCall& call, int64_t task, int64_t) {
+    static void run(const ProductCall& call, int64_t task) {
         int64_t last = std::min(P::count(call.n), (task + 1) * kShare);
         for (int64_t panel = task * kShare; panel < last; ++panel)
             tiles<kRows>(call.m, [&](auto R, int64_t row) { tile<R.value>(call, panel, row); });

@@ -33,7 +33,7 @@ struct GroupAffine {
 
     static int64_t tasks(const GroupAffineCall& call, int) { return call.images * shares(call); }
 
-    static void run(const GroupAffineCall& call, int64_t task, int64_t) {
+    static void run(const GroupAffineCall& call, int64_t task) {
         int64_t image = task / shares(call), width = group_width(call);
         int64_t first = task % shares(call) * share(call), count = std::min(share(call), call.groups - first);
         const float* x = call.x + image * call.pixels * call.channels + first * width;

@@ -1,6 +1,7 @@
 // What one call holds, and the list of kernels that each instruction set fills in.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace aquatint {
@@ -18,7 +19,8 @@ struct Spread {
 struct QuantizeCall {
     const float* x;       // (m, k)
     const float* smooth;  // (k) or null
-    const float* down;    // packed and smoothed, or null
+    const int16_t* down;  // packed words, or null
+    const float* down_scales;
     Spread gain, offset;  // of k numbers
     int64_t m, k, rank, group;
     float eps;           // of a layer norm before all else; negative: none
@@ -54,7 +56,8 @@ struct ProductCall {
     const float* weight_scales;
     const float* bias;     // packed, or null
     const float* h;        // (m, rank), or (pixels, taps * rank) with a window; null without a branch
-    const float* up;       // packed
+    const int16_t* up;     // packed words
+    const float* up_scales;
     const Window* window;  // null for a linear
     int64_t m, n, k, rank, scale_groups;
     int32_t bits, activation;
@@ -78,28 +81,49 @@ struct AttentionCall {
 };
 
 struct LinearCall {
-    const float* x;       // (m, k)
-    const float* weight;  // (n, k)
-    const float* bias;    // (n) or null
+    const float* x;        // (m, k); with a window (images, height, width, channels)
+    const float* weight;   // (n, k), or in panels (n / P, k, P)
+    const float* bias;     // (n) or null
+    const Window* window;  // or null
     int64_t m, n, k;
+    int32_t panels;
     float* y;  // (m, n)
 };
 
+// The tasks of one call, handed out one by one to whoever is free. Who takes which does not matter: no two write the same
+// number, and none reads what another writes.
+class Tasks {
+  public:
+    explicit Tasks(int64_t count) : count(count) {}
+
+    // The next, or -1 when there is none.
+    int64_t take() {
+        int64_t task = next.fetch_add(1, std::memory_order_relaxed);
+        return task < count ? task : -1;
+    }
+
+    const int64_t count;
+
+  private:
+    std::atomic<int64_t> next{0};
+};
+
+// Of each kernel: into how many tasks a call is best cut, and what a thread does: tasks, as long as there are any.
 struct KernelTable {
     const char* name;
     int64_t (*columns)();
     int64_t (*packed_bytes)(int64_t n, int64_t k);
     void (*pack_weight)(const uint8_t* codes, int64_t n, int64_t k, uint8_t* packed);
     int64_t (*quantize_tasks)(const QuantizeCall&, int threads);
-    void (*quantize)(const QuantizeCall&, int64_t task, int64_t tasks);
+    void (*quantize)(const QuantizeCall&, Tasks&);
     int64_t (*product_tasks)(const ProductCall&, int threads);
-    void (*product)(const ProductCall&, int64_t task, int64_t tasks);
+    void (*product)(const ProductCall&, Tasks&);
     int64_t (*group_affine_tasks)(const GroupAffineCall&, int threads);
-    void (*group_affine)(const GroupAffineCall&, int64_t task, int64_t tasks);
+    void (*group_affine)(const GroupAffineCall&, Tasks&);
     int64_t (*attention_tasks)(const AttentionCall&, int threads);
-    void (*attention)(const AttentionCall&, int64_t task, int64_t tasks);
-    int64_t (*few_rows_tasks)(const LinearCall&, int threads);
-    void (*few_rows)(const LinearCall&, int64_t task, int64_t tasks);
+    void (*attention)(const AttentionCall&, Tasks&);
+    int64_t (*linear_tasks)(const LinearCall&, int threads);
+    void (*linear)(const LinearCall&, Tasks&);
     double (*ceiling)(int kind, int64_t rounds);
 };
 

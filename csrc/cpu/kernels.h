@@ -6,10 +6,10 @@
 
 #include "cpu/attention.h"
 #include "cpu/ceiling.h"
-#include "cpu/few_rows.h"
 #include "cpu/float_product.h"
 #include "cpu/group_affine.h"
 #include "cpu/kernel_table.h"
+#include "cpu/linear.h"
 #include "cpu/product.h"
 #include "cpu/quantize.h"
 
@@ -17,19 +17,24 @@ namespace aquatint {
 
 template <class V>
 struct Kernels {
+    template <class Kernel, class Call>
+    static void each(const Call& call, Tasks& tasks) {
+        for (int64_t task; (task = tasks.take()) >= 0;) Kernel::run(call, task);
+    }
+
     static int64_t product_tasks(const ProductCall& call, int threads) {
         return call.bits == 32 ? FloatProduct<V>::tasks(call, threads) : Product<V>::tasks(call, threads);
     }
 
-    static void product(const ProductCall& call, int64_t task, int64_t tasks) {
-        return call.bits == 32 ? FloatProduct<V>::run(call, task, tasks) : Product<V>::run(call, task, tasks);
+    static void product(const ProductCall& call, Tasks& tasks) {
+        return call.bits == 32 ? each<FloatProduct<V>>(call, tasks) : Product<V>::work(call, tasks);
     }
 
     static constexpr KernelTable table(const char* name) {
         using P = Panels<V>;
-        return {name, P::columns, P::packed_bytes, P::pack, Quantize<V>::tasks, Quantize<V>::run, product_tasks, product,
-                GroupAffine<V>::tasks, GroupAffine<V>::run, Attention<V>::tasks, Attention<V>::run,
-                FewRows<V>::tasks, FewRows<V>::run, Ceiling<V>::run};
+        return {name, P::columns, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
+                GroupAffine<V>::tasks, each<GroupAffine<V>>, Attention<V>::tasks, each<Attention<V>>,
+                Linear<V>::tasks, each<Linear<V>>, Ceiling<V>::run};
     }
 };
 

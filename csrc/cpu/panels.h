@@ -2,7 +2,8 @@
 //
 //   weight   (N/P, K/4, 4 * width bytes): a byte holds column j in its low and column j + width in its high nibble, as
 //            code + 8, for multipliers that take an unsigned operand; four neighbours in k lie together
-//   scales   (N/P, K/64, P) float;  up, down (N/P, rank, P) float;  bias (N/P, P) float
+//   scales   (N/P, K/64, P) float;  bias (N/P, P) float
+//   up       (N/P, rank/2, P, 2) words (words.h), and down (rank/P, K/2, P, 2), with a scale for each column: (N/P, P) float
 #pragma once
 
 #include <cstdint>

@@ -9,6 +9,7 @@ namespace {
 
 struct Plain {
     static constexpr int width = 8, rows = 4;
+    static constexpr bool many_registers = false;
     struct Float {
         float v[width];
     };
@@ -18,6 +19,12 @@ struct Plain {
     using Int = Sum;
     struct Bytes {
         uint8_t v[4 * width];
+    };
+    struct Pairs {
+        int16_t v[2 * width];
+    };
+    struct Pair {
+        int16_t v[2];
     };
     struct Four {
         int8_t v[4];
@@ -54,6 +61,20 @@ struct Plain {
     static uint32_t largest_lane(Int a) { return uint32_t(*std::max_element(a.v, a.v + width)); }
     static void store_codes(int8_t* p, Float a) {
         for (int i = 0; i < width; ++i) p[i] = a.v[i] == a.v[i] ? int8_t(std::nearbyint(a.v[i])) : int8_t(0);
+    }
+
+    static Float to_float(Int a) { return each<Float>([&](int i) { return float(a.v[i]); }); }
+    static void store_words(int16_t* p, Float a) {
+        for (int i = 0; i < width; ++i) p[i] = a.v[i] == a.v[i] ? int16_t(std::nearbyint(a.v[i])) : int16_t(0);
+    }
+    static Pairs load_words(const int16_t* p) {
+        Pairs out;
+        std::copy(p, p + 2 * width, out.v);
+        return out;
+    }
+    static Pair set_pair(const int16_t* p) { return {{p[0], p[1]}}; }
+    static Int dot_words(Int sum, const Pairs& a, Pair b) {
+        return each<Int>([&](int i) { return sum.v[i] + a.v[2 * i] * b.v[0] + a.v[2 * i + 1] * b.v[1]; });
     }
 
     static void unpack(const uint8_t* packed, uint8_t* bytes) {

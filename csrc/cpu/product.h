@@ -11,6 +11,7 @@
 #include "cpu/panels.h"
 #include "cpu/rows.h"
 #include "cpu/tiles.h"
+#include "cpu/words.h"
 
 namespace aquatint {
 
@@ -18,8 +19,8 @@ template <class V>
 struct Product {
     using P = Panels<V>;
     using Float = typename V::Float;
-    static constexpr int64_t kBlock = 96;                   // rows a task at most: a multiple of every tile's
-    static constexpr int64_t kPiece = 16384 / P::kColumns;  // k at once: 16 KB of bytes
+    static constexpr int64_t kSmallest = 1 << 20;  // multiply-adds that are worth a task
+    static constexpr int64_t kBlock = 384;          // rows a task at most: a multiple of every tile's
 
     static int64_t row_blocks(const ProductCall& call) { return (call.m + kBlock - 1) / kBlock; }
 
@@ -29,50 +30,58 @@ struct Product {
         return (even + V::rows - 1) / V::rows * V::rows;
     }
 
-    // Enough tasks that no thread waits long for the last one, but none so small that laying out its rows would show.
-    static int64_t tasks(const ProductCall& call, int threads) {
-        int64_t most = threads > 1 ? 4 * threads : 1, blocks = row_blocks(call);
-        int64_t wanted = std::clamp<int64_t>(call.m * call.n * call.k >> 22, threads, most);
-        return blocks * std::min(P::count(call.n), (wanted + blocks - 1) / blocks);
+    // Panels a task: so few that no thread waits long for the last one.
+    static int64_t share(const ProductCall& call) {
+        return std::clamp<int64_t>(kSmallest / (block(call) * call.k * P::kColumns), 1, P::count(call.n));
     }
 
-    static void run(const ProductCall& call, int64_t task, int64_t tasks) {
-        int64_t shares = tasks / row_blocks(call), panels = P::count(call.n);
-        int64_t first = task / shares * block(call), share = task % shares;
-        if (first >= call.m) return;
-        Rows rows = RowSource<V>::rows(call, first, std::min(block(call), call.m - first));
-        for (int64_t panel = share * panels / shares; panel < (share + 1) * panels / shares; ++panel)
-            one_panel(call, rows, first, panel);
+    static int64_t shares(const ProductCall& call) { return (P::count(call.n) + share(call) - 1) / share(call); }
+
+    static int64_t tasks(const ProductCall& call, int) { return row_blocks(call) * shares(call); }
+
+    // Each thread makes the rows of a block ready once, for all tasks that it gets of that block.
+    static void work(const ProductCall& call, Tasks& tasks) {
+        int64_t ready = -1, wide = share(call);
+        Rows rows{};
+        for (int64_t task; (task = tasks.take()) >= 0;) {
+            int64_t row_block = task / shares(call), first = row_block * block(call), begin = task % shares(call) * wide;
+            if (first >= call.m) return;
+            if (row_block != ready) rows = RowSource<V>::rows(call, first, std::min(block(call), call.m - first));
+            ready = row_block;
+            for (int64_t panel = begin; panel < std::min(begin + wide, P::count(call.n)); ++panel)
+                one_panel(call, rows, first, panel);
+        }
     }
 
     static void one_panel(const ProductCall& call, const Rows& rows, int64_t first, int64_t panel) {
-        auto* sums = scratch<float, 6>(kBlock * P::kColumns);
-        auto* bytes = scratch<uint8_t, 7>(kPiece * P::kColumns);
-        std::fill(sums, sums + rows.count * P::kColumns, 0.0f);
-        for (int64_t k = 0; k < call.k; k += kPiece) {
-            int64_t width = std::min(kPiece, call.k - k);
-            P::unpack(call.weight + panel * P::kColumns * call.k / 2 + k * P::kColumns / 2, width, bytes);
-            const float* scales = call.weight_scales + (panel * call.k + k) / kGroup * P::kColumns;
-            tiles<V::rows>(rows.count, [&](auto R, int64_t row) {
-                auto* pass = call.window   ? &tile<R.value, true, false>
-                             : rows.scaled ? &tile<R.value, true, true>
-                                           : &tile<R.value, false, true>;
-                pass(rows, row, k, width, bytes, scales, sums + row * P::kColumns);
-            });
-        }
+        auto* bytes = scratch<uint8_t, 7>(call.k * P::kColumns);
+        int64_t size = P::kColumns * call.k / 2;
+        const uint8_t* packed = call.weight + panel * size;
+        P::unpack(packed, call.k, bytes);
         tiles<V::rows>(rows.count, [&](auto R, int64_t row) {
-            finish<R.value>(call, rows, row, first, panel, sums + row * P::kColumns);
+            for (int64_t i = row * size / rows.count; i < (row + R) * size / rows.count; i += 64)
+                __builtin_prefetch(packed + size + i, 0, 2);  // the next panel, a part with each tile
+            auto* pass = call.window   ? &tile<R.value, true, false>
+                         : rows.scaled ? &tile<R.value, true, true>
+                                       : &tile<R.value, false, true>;
+            pass(call, rows, row, first, panel, bytes);
         });
     }
 
-    // R rows by one panel over the groups of [k, k + width). Tiled rows lie beside each other, four codes at a time, so that one
-    // address serves them all; others have an address each.
+    // R rows by one panel. Tiled rows lie beside each other, a group of codes at a time, so that one address serves them all;
+    // others have an address each.
     template <int R, bool Scaled, bool Tiled>
-    static void tile(const Rows& rows, int64_t row, int64_t k, int64_t width, const uint8_t* w, const float* s, float* sums) {
+    static void tile(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, const uint8_t* w) {
         const int64_t *code_rows = rows.code.rows + row, *start_rows = rows.start.rows + row, *scale_rows = rows.scale.rows + row;
-        for (int64_t g = k / kGroup; g < (k + width) / kGroup; ++g, s += P::kColumns) {
+        const float* s = call.weight_scales + panel * call.k / kGroup * P::kColumns;
+        FloatSums<V, R> sums;
+        unroll<R>([&](auto r) {  // where the results go, so that storing them does not wait
+            const float* y = call.y + (first + row + r) * call.n + panel * P::kColumns;
+            for (int i = 0; i < P::kColumns; i += 16) __builtin_prefetch(y + i, 1);
+        });
+        for (int64_t g = 0; g < call.k / kGroup; ++g, s += P::kColumns) {
             typename V::Sum low[R], high[R];
-            constexpr int kAddresses = Tiled ? 1 : R, kStep = Tiled ? 4 * V::rows : 4;
+            constexpr int kAddresses = Tiled ? 1 : R;
             const int8_t* codes[kAddresses];
             unroll<R>([&](auto r) { low[r] = high[r] = V::start_sum(rows.starts[start_rows[r] + rows.start.groups[g]]); });
             unroll<kAddresses>([&](auto r) { codes[r] = rows.codes + code_rows[r] + rows.code.groups[g]; });
@@ -80,71 +89,100 @@ struct Product {
                 unroll<4>([&](auto j) {
                     auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
                     unroll<R>([&](auto r) {
-                        auto x = V::set_four(Tiled ? codes[0] + j * kStep + 4 * r : codes[r % kAddresses] + j * kStep);
+                        auto x = V::set_four(Tiled ? codes[0] + r * kGroup + 4 * j : codes[r % kAddresses] + 4 * j);
                         low[r] = V::dot(low[r], w_low, x);
                         high[r] = V::dot(high[r], w_high, x);
                     });
                     w += 4 * P::kColumns;
                 });
-                unroll<kAddresses>([&](auto r) { codes[r] += 4 * kStep; });
+                unroll<kAddresses>([&](auto r) { codes[r] += 16; });
             }
-            leave_in_memory();  // the sums in float: the registers are full
             auto s_low = V::load(s), s_high = V::load(s + V::width);
+            sums.settle();
             unroll<R>([&](auto r) {
-                float* left = sums + r * P::kColumns;
-                float* right = left + V::width;
                 auto t_low = V::total(low[r]), t_high = V::total(high[r]);
                 if constexpr (Scaled) {
                     auto scale = V::set(rows.scales[scale_rows[r] + rows.scale.groups[g]]);
                     t_low = V::mul(t_low, scale);
                     t_high = V::mul(t_high, scale);
                 }
-                V::store(left, V::fma(t_low, s_low, V::load(left)));
-                V::store(right, V::fma(t_high, s_high, V::load(right)));
+                sums.add(r, t_low, s_low, t_high, s_high);
             });
-            leave_in_memory();
+            sums.settle();
         }
+        Float low[R], high[R];
+        sums.give(low, high);
+        finish<R>(call, rows, row, first, panel, low, high);
+    }
+
+    template <int R>
+    [[gnu::always_inline]] static void branch(const ProductCall& call, const Rows& rows, int64_t row, int64_t panel,
+                                              Float (&low)[R], Float (&high)[R]) {
+        int64_t stride = Words<V>::stride(call.rank), pairs = (call.rank + 1) / 2;
+        Words<V>::template multiply<R>(rows.h + row * stride, stride, call.up + panel * pairs * 2 * P::kColumns, call.rank,
+                                       low, high);
+        const float* scales = call.up_scales + panel * P::kColumns;
+        auto s_low = V::load(scales), s_high = V::load(scales + V::width);
+        unroll<R>([&](auto r) {
+            auto scale = V::set(rows.h_scales[row + r]);
+            low[r] = V::mul(V::mul(low[r], scale), s_low);
+            high[r] = V::mul(V::mul(high[r], scale), s_high);
+        });
     }
 
     // The low-rank branch, the bias, the activation, gate and residual, and out.
     template <int R>
-    static void finish(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, const float* sums) {
-        Float low[R], high[R];
+    [[gnu::always_inline]] static void finish(const ProductCall& call, const Rows& rows, int64_t row, int64_t first,
+                                              int64_t panel, Float (&low)[R], Float (&high)[R]) {
         const float* bias = call.bias ? call.bias + panel * P::kColumns : nullptr;
         auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
         unroll<R>([&](auto r) {
             auto scale = V::set(rows.scaled ? 1.0f : rows.scales[row + r]);
-            low[r] = V::fma(V::load(sums + r * P::kColumns), scale, b_low);
-            high[r] = V::fma(V::load(sums + r * P::kColumns + V::width), scale, b_high);
+            low[r] = V::fma(low[r], scale, b_low);
+            high[r] = V::fma(high[r], scale, b_high);
         });
-        const float* up = call.up + panel * call.rank * P::kColumns;
-        for (int64_t i = 0; i < call.rank; ++i, up += P::kColumns) {
-            auto u_low = V::load(up), u_high = V::load(up + V::width);
+        if (call.h) {
+            Float h_low[R], h_high[R];
+            branch<R>(call, rows, row, panel, h_low, h_high);
             unroll<R>([&](auto r) {
-                auto value = V::set(rows.h[(row + r) * call.rank + i]);
-                low[r] = V::fma(value, u_low, low[r]);
-                high[r] = V::fma(value, u_high, high[r]);
+                low[r] = V::add(low[r], h_low[r]);
+                high[r] = V::add(high[r], h_high[r]);
             });
         }
-        int64_t column = panel * P::kColumns, left = call.n - column;
+        if (call.activation || rows.gate || rows.residual || call.n < (panel + 1) * P::kColumns) {
+            Float a[R], b[R];  // with an address, which would keep the others out of registers
+            std::copy(low, low + R, a);
+            std::copy(high, high + R, b);
+            for (int r = 0; r < R; ++r) leave(call, rows, row + r, first, panel, a[r], b[r]);
+            return;
+        }
         unroll<R>([&](auto r) {
-            if (call.activation) {
-                low[r] = Activations<V>::apply(call.activation, low[r]);
-                high[r] = Activations<V>::apply(call.activation, high[r]);
-            }
-            Float v_low, v_high;
-            if (rows.gate) {
-                load_some<V>(call.gate.values + rows.gate[row + r] + column, left, v_low, v_high);
-                low[r] = V::mul(low[r], v_low);
-                high[r] = V::mul(high[r], v_high);
-            }
-            if (rows.residual) {
-                load_some<V>(call.residual.values + rows.residual[row + r] + column, left, v_low, v_high);
-                low[r] = V::add(low[r], v_low);
-                high[r] = V::add(high[r], v_high);
-            }
-            store_some<V>(call.y + (first + row + r) * call.n + column, low[r], high[r], left);
+            float* y = call.y + (first + row + r) * call.n + panel * P::kColumns;
+            V::store(y, low[r]);
+            V::store(y + V::width, high[r]);
         });
+    }
+
+    // One row's activation, gate and residual, and out.
+    [[gnu::noinline]] static void leave(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel,
+                                        Float& low, Float& high) {
+        int64_t column = panel * P::kColumns, left = call.n - column;
+        if (call.activation) {
+            low = Activations<V>::apply(call.activation, low);
+            high = Activations<V>::apply(call.activation, high);
+        }
+        Float v_low, v_high;
+        if (rows.gate) {
+            load_some<V>(call.gate.values + rows.gate[row] + column, left, v_low, v_high);
+            low = V::mul(low, v_low);
+            high = V::mul(high, v_high);
+        }
+        if (rows.residual) {
+            load_some<V>(call.residual.values + rows.residual[row] + column, left, v_low, v_high);
+            low = V::add(low, v_low);
+            high = V::add(high, v_high);
+        }
+        store_some<V>(call.y + (first + row) * call.n + column, low, high, left);
     }
 };
 

@@ -10,6 +10,7 @@
 #include "cpu/panels.h"
 #include "cpu/scratch.h"
 #include "cpu/tiles.h"
+#include "cpu/words.h"
 
 namespace aquatint {
 
@@ -25,7 +26,8 @@ struct Rows {
     const int8_t* codes;    // a linear's in tiles, (k / 4, row in the tile, 4); a convolution's as they lie in the image
     const int32_t* starts;  // where each group's sum starts, to take back the + 8 of the weights
     const float* scales;
-    const float* h;         // (count, rank)
+    const int16_t* h;       // (count, rank filled up to whole registers) words
+    const float* h_scales;
     const int64_t* gate;    // (count): where each row's gate begins, and its residual; null without
     const int64_t* residual;
     Places code, start, scale;
@@ -63,9 +65,9 @@ struct RowSource {
         rows.codes = in_tiles(codes, count, k);
         rows.starts = starts_of(codes, count * groups);
         rows.scales = call.scales + first * call.scale_groups;
-        rows.h = call.h ? call.h + first * call.rank : nullptr;
+        if (call.h) in_words(call.h + first * call.rank, call.rank, rows);
         for (int64_t i = 0; i < count; ++i) {
-            rows.code.rows[i] = i / V::rows * V::rows * k + i % V::rows * 4;
+            rows.code.rows[i] = i / V::rows * V::rows * k + i % V::rows * kGroup;
             rows.start.rows[i] = i * groups;
             rows.scale.rows[i] = i * call.scale_groups;
         }
@@ -80,8 +82,8 @@ struct RowSource {
         auto* tiled = scratch<int8_t, 9>((count + V::rows - 1) / V::rows * V::rows * k);
         tiles<V::rows>(count, [&](auto R, int64_t row) {
             int8_t* to = tiled + row * k;
-            for (int64_t i = 0; i < k; i += 4, to += 4 * V::rows)
-                unroll<R.value>([&](auto r) { std::memcpy(to + 4 * r, codes + (row + r) * k + i, 4); });
+            for (int64_t i = 0; i < k; i += kGroup, to += kGroup * V::rows)
+                unroll<R.value>([&](auto r) { std::memcpy(to + kGroup * r, codes + (row + r) * k + i, kGroup); });
         });
         return tiled;
     }
@@ -135,7 +137,23 @@ struct RowSource {
             rows.start.groups[g] = pixel * groups + part;
             rows.scale.groups[g] = pixel * call.scale_groups + (call.scale_groups > 1 ? part : 0);
         }
-        rows.h = call.h ? branch(call, first, rows.count) : nullptr;
+        if (call.h) in_words(branch(call, first, rows.count), call.rank, rows);
+    }
+
+    static void in_words(const float* h, int64_t rank, Rows& rows) {
+        int64_t stride = Words<V>::stride(rank);
+        auto* words = scratch<int16_t, 18>(rows.count * stride);
+        auto* scales = scratch<float, 19>(rows.count);
+        float* line = scratch<float, 20>(stride);
+        std::fill(line, line + stride, 0.0f);
+        for (int64_t i = 0; i < rows.count; ++i) {
+            std::copy(h + i * rank, h + (i + 1) * rank, line);
+            auto largest = V::zero_int();
+            for (int64_t j = 0; j < stride; j += V::width) largest = V::larger_magnitude(largest, V::load(line + j));
+            scales[i] = Words<V>::encode(line, stride, float_of(V::largest_lane(largest)), words + i * stride);
+        }
+        rows.h = words;
+        rows.h_scales = scales;
     }
 
     static void copy_line(const ProductCall& call, const Padded& padded, int64_t line, int8_t* codes, float* scales) {
@@ -173,10 +191,17 @@ struct RowSource {
                 int64_t y = top + tap / w.taps[1] * w.dilation[0], x = left + tap % w.taps[1] * w.dilation[1];
                 if (y < 0 || y >= w.height || x < 0 || x >= w.width) continue;
                 const float* part = call.h + (((image * w.height + y) * w.width + x) * taps + tap) * call.rank;
-                for (int64_t j = 0; j < call.rank; ++j) h[i * call.rank + j] += part[j];
+                add(part, call.rank, h + i * call.rank);
             }
         }
         return h;
+    }
+
+    static void add(const float* part, int64_t count, float* sums) {
+        int64_t j = 0;
+        for (; j + 8 <= count; j += 8)  // known to be 8, so that they are added at once
+            for (int i = 0; i < 8; ++i) sums[j + i] += part[j + i];
+        for (; j < count; ++j) sums[j] += part[j];
     }
 };
 

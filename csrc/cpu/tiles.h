@@ -1,6 +1,7 @@
 // Loops whose bounds are constants, so that the small arrays in them become registers.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
@@ -49,8 +50,41 @@ template <class V, int R>
     }
 }
 
-// The compiler may keep nothing of what lies in memory in registers across this.
-[[gnu::always_inline]] inline void leave_in_memory() { asm volatile("" : : : "memory"); }
+// A tile's sums in float: in registers where there are enough beside those in integers, else in memory, which g++ has to be told.
+template <class V, int R, bool InRegisters = V::many_registers>
+struct FloatSums {
+    typename V::Float low[R], high[R];
+
+    FloatSums() {
+        unroll<R>([&](auto r) { low[r] = high[r] = V::zero(); });
+    }
+    void settle() {}
+    void add(int r, typename V::Float a, typename V::Float b, typename V::Float c, typename V::Float d) {
+        low[r] = V::fma(a, b, low[r]);
+        high[r] = V::fma(c, d, high[r]);
+    }
+    void give(typename V::Float (&to_low)[R], typename V::Float (&to_high)[R]) const {
+        std::copy(low, low + R, to_low);
+        std::copy(high, high + R, to_high);
+    }
+};
+
+template <class V, int R>
+struct FloatSums<V, R, false> {
+    alignas(64) float low[R * V::width] = {}, high[R * V::width] = {};
+
+    void settle() { asm volatile("" : : "r"(low), "r"(high) : "memory"); }
+    void add(int r, typename V::Float a, typename V::Float b, typename V::Float c, typename V::Float d) {
+        V::store(low + r * V::width, V::fma(a, b, V::load(low + r * V::width)));
+        V::store(high + r * V::width, V::fma(c, d, V::load(high + r * V::width)));
+    }
+    void give(typename V::Float (&to_low)[R], typename V::Float (&to_high)[R]) const {
+        unroll<R>([&](auto r) {
+            to_low[r] = V::load(low + r * V::width);
+            to_high[r] = V::load(high + r * V::width);
+        });
+    }
+};
 
 // The first `count` of the columns in two registers.
 template <class V>

@@ -14,7 +14,7 @@ extern "C" const KernelTable* aq_kernels(int index);
 extern "C" void aq_quantize(const KernelTable*, const QuantizeCall*, int threads);
 extern "C" void aq_product(const KernelTable*, const ProductCall*, int threads);
 extern "C" void aq_attention(const KernelTable*, const AttentionCall*, int threads);
-extern "C" void aq_few_rows(const KernelTable*, const LinearCall*, int threads);
+extern "C" void aq_linear(const KernelTable*, const LinearCall*, int threads);
 extern "C" void aq_group_affine(const KernelTable*, const GroupAffineCall*, int threads);
 
 namespace {
@@ -41,18 +41,26 @@ std::vector<T> bytes(int64_t count) {
     return values;
 }
 
+// Integers of 13 bits, as the branch is stored.
+std::vector<int16_t> words(int64_t count) {
+    std::vector<int16_t> values(count);
+    for (auto& value : values) value = int16_t(draw(-4095, 4095));
+    return values;
+}
+
 int64_t panels_of(const KernelTable* table, int64_t n) { return (n + table->columns() - 1) / table->columns() * table->columns(); }
 
 void quantize(const KernelTable* table) {
     int64_t sets = draw(1, 3), rows = draw(1, 40), k = 64 * draw(1, 6), rank = draw(0, 1) ? draw(1, 70) : 0, m = sets * rows;
     int bits = draw(0, 1) ? 8 : 4;
     int64_t group = bits == 4 ? 64 : k;
-    auto x = floats(m * k), smooth = floats(k), down = floats(panels_of(table, rank) * k), gain = floats(sets * k);
+    auto x = floats(m * k), smooth = floats(k), down_scales = floats(panels_of(table, rank)), gain = floats(sets * k);
+    auto down = words(panels_of(table, rank) * k);
     std::vector<int8_t> codes(m * k * bits / 8);
     std::vector<float> scales(m * k / group), h(m * rank);
     bool affine = draw(0, 1);
     Spread vectors{affine ? gain.data() : nullptr, sets > 1 ? rows : 0, k};
-    QuantizeCall call{x.data(), draw(0, 1) ? smooth.data() : nullptr, rank ? down.data() : nullptr, vectors, vectors,
+    QuantizeCall call{x.data(), draw(0, 1) ? smooth.data() : nullptr, rank ? down.data() : nullptr, down_scales.data(), vectors, vectors,
                       m, k, rank, group,
                       draw(0, 1) ? 1e-6f : -1.0f, int32_t(draw(0, 3)), bits, codes.data(), scales.data(),
                       rank ? h.data() : nullptr};
@@ -89,7 +97,8 @@ void product(const KernelTable* table) {
     auto scales = floats(pixels * scale_groups), weight_scales = floats(panels_of(table, n) * k / 64);
     auto stored = bytes<uint8_t>(n * k / 2), packed = std::vector<uint8_t>(table->packed_bytes(n, k));
     table->pack_weight(stored.data(), n, k, packed.data());
-    auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up = floats(panels_of(table, n) * rank);
+    auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up_scales = floats(panels_of(table, n));
+    auto up = words(panels_of(table, n) * (rank + rank % 2));
     auto other = floats(m * n), shared = floats(n);
     auto spread = [&]() -> Spread {
         if (bits == 32 || draw(0, 1)) return {nullptr, 0};
@@ -98,7 +107,7 @@ void product(const KernelTable* table) {
     std::vector<float> y(m * n);
     ProductCall call{bits == 32 ? static_cast<const void*>(x.data()) : codes.data(), scales.data(), packed.data(),
                      weight_scales.data(), draw(0, 1) ? bias.data() : nullptr, rank ? h.data() : nullptr,
-                     rank ? up.data() : nullptr, gathered ? &window : nullptr, m, n, k, rank, scale_groups, bits,
+                     rank ? up.data() : nullptr, up_scales.data(), gathered ? &window : nullptr, m, n, k, rank, scale_groups, bits,
                      int32_t(draw(0, 3)), spread(), spread(), y.data()};
     aq_product(table, &call, 1);
 }
@@ -114,12 +123,24 @@ void attention(const KernelTable* table) {
     aq_attention(table, &call, 1);
 }
 
-void few_rows(const KernelTable* table) {
-    int64_t m = draw(1, 16), n = draw(1, 90), k = draw(1, 150);
-    auto x = floats(m * k), weight = floats(n * k), bias = floats(n);
+void linear(const KernelTable* table) {
+    int64_t m = draw(1, 100), n = draw(1, 90), k = draw(1, 150), pixels = 0;
+    Window window{draw(1, 9), draw(1, 9), draw(1, 9), 0, 0, {draw(1, 3), draw(1, 3)}, {draw(1, 2), draw(1, 2)},
+                  {draw(0, 2), draw(0, 2)}, {1, 1}};
+    window.rows = window.height + 2 * window.padding[0] - window.taps[0] + 1;
+    window.columns = window.width + 2 * window.padding[1] - window.taps[1] + 1;
+    bool gathered = draw(0, 1) && window.rows > 0 && window.columns > 0, in_panels = draw(0, 1);
+    if (gathered) {
+        window.rows = (window.rows - 1) / window.stride[0] + 1, window.columns = (window.columns - 1) / window.stride[1] + 1;
+        m = 2 * window.rows * window.columns, pixels = 2 * window.height * window.width;
+        k = window.taps[0] * window.taps[1] * window.channels;
+    }
+    auto x = floats(gathered ? pixels * window.channels : m * k), bias = floats(n);
+    auto weight = floats(k * (in_panels ? panels_of(table, n) : n));
     std::vector<float> y(m * n);
-    LinearCall call{x.data(), weight.data(), draw(0, 1) ? bias.data() : nullptr, m, n, k, y.data()};
-    aq_few_rows(table, &call, 1);
+    LinearCall call{x.data(), weight.data(), draw(0, 1) ? bias.data() : nullptr, gathered ? &window : nullptr, m, n, k,
+                    in_panels, y.data()};
+    aq_linear(table, &call, 1);
 }
 
 void group_affine(const KernelTable* table) {
@@ -143,7 +164,7 @@ int main(int argc, char** argv) {
             product(table);
             group_affine(table);
             attention(table);
-            few_rows(table);
+            linear(table);
         }
         std::printf("%s\n", table->name);
     }
