@@ -24,6 +24,7 @@ from torch import Tensor
 
 from aquatint.compiler.errors import AquatintError, ArtifactError
 from aquatint.compiler.interface import InputSpec, Interface, Parameter
+from aquatint.compiler.mapped import mapped
 from aquatint.compiler.page import page
 from aquatint.compiler.program import Program, Site, narrowest
 from aquatint.compiler.text import GraphBuilder, plain
@@ -116,7 +117,9 @@ def load(path: str | Path) -> Artifact:
                 raise ArtifactError(f"{path / name} is missing")
             if name in (GRAPH, WEIGHTS) and _digest(path / name) != digest:
                 raise ArtifactError(f"{path / name} is damaged: it is not the file that was saved with {MANIFEST}")
-        weights = _read_weights(path / WEIGHTS, manifest["computed"])
+        stored = _read_weights(path / WEIGHTS)
+        computed = {n: getattr(torch, dtype) for n, dtype in manifest["computed"].items()}
+        weights = Weights({n: w.to(computed.get(n)) for n, w in stored.items()}, mapped(path / WEIGHTS, list(stored.values())))
         program = _program(path / GRAPH, manifest, weights)
         return Artifact(program, manifest["recipe"], manifest["report"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -157,16 +160,15 @@ def _read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is not JSON: {error}") from error
 
 
-def _read_weights(path: Path, computed: Mapping[str, str]) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as stream:
-            weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it is no dict
+            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is not a safetensors file: {error}") from error
-    return {n: w.to(getattr(torch, computed[n])) if n in computed else w for n, w in weights.items()}
 
 
-def _program(path: Path, manifest: Mapping[str, Any], weights: dict[str, Tensor]) -> Program:
+def _program(path: Path, manifest: Mapping[str, Any], weights: Weights) -> Program:
     data = _read_json(path)
     builder = GraphBuilder()
     try:
@@ -176,7 +178,7 @@ def _program(path: Path, manifest: Mapping[str, Any], weights: dict[str, Tensor]
             builder.call(row["name"], row["op"], row["args"], row["kwargs"])
         builder.output(data["results"])
         program = Program(
-            manifest["name"], builder.graph, Weights(weights), _interface(data["interface"]),
+            manifest["name"], builder.graph, weights, _interface(data["interface"]),
             tuple(Site(**{**row, "kernel": tuple(row["kernel"])}) for row in manifest["sites"]),
             manifest["config"], manifest["sampler"], tuple(manifest["log"]),
         )  # fmt: skip

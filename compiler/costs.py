@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from aquatint.compiler.edit import is_call
+from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.execution import Execution, Lower
 from aquatint.compiler.program import Program
 from aquatint.compiler.recipe import Recipe, Rule
@@ -59,8 +60,16 @@ def _products(program: Program) -> dict[str, tuple[fx.Node, fx.Node | None]]:
 
 
 def kept_where_slower(recipe: Recipe, costs: Sequence[Cost], tolerance: float = 1.1) -> Recipe:
-    """`recipe` with a rule for each site that compression made slower by more than `tolerance`: it stays as it was."""
+    """`recipe` with a rule for each site that compression made slower by more than `tolerance`: it stays as it was.
+
+    Raises RecipeError where that is every site.
+    """
     slower = [c for c in costs if c.after > tolerance * c.before]
+    if costs and len(slower) == len(costs):
+        raise RecipeError(
+            f"recipe {recipe.name} makes every site slower on this machine ({len(costs)} of them, all too small to gain): "
+            "compress without fastest, for the memory alone, or leave the model as it is"
+        )
     rules = (
         Rule(c.site, None, f"slower on this machine: {c.after * 1e3:.3f} ms compressed, {c.before * 1e3:.3f} ms as it is")
         for c in slower

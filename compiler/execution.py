@@ -40,7 +40,11 @@ class Execution:
         self.inputs = [n for n in graph.nodes if n.op == "placeholder"]
         self.results: list[fx.Node] = list(graph.output_node().args[0])  # type: ignore[arg-type]
         self.weights = {n: weights.stored(str(n.target)) for n in graph.nodes if n.op == "get_attr"}
-        self.kernels = {n: k for n in self.nodes if lower and (k := self._lowered(n, lower))}
+        self.kernels: dict[fx.Node, Kernel] = {}
+        for node in self.nodes if lower else ():
+            if kernel := self._lowered(node, lower):
+                self.kernels[node] = kernel
+                weights.release()  # what the kernel needs of them it has laid out
         self._steps = {n: self._step(n) for n in self.nodes}
         last_reads = self._last_reads()
         self.schedule = [(n, self._steps[n], last_reads.get(n, ())) for n in self.nodes]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aquatint.compiler.mapped import Mapped
+
 
 @dataclass(frozen=True)
 class Derived:
@@ -40,8 +42,9 @@ class Derived:
 class Weights(MutableMapping[str, Tensor]):
     """Name to tensor; reading computes what is derived and keeps nothing."""
 
-    def __init__(self, stored: Mapping[str, Tensor | Derived] | None = None) -> None:
+    def __init__(self, stored: Mapping[str, Tensor | Derived] | None = None, file: Mapped | None = None) -> None:
         self._stored: dict[str, Tensor | Derived] = dict(stored._stored if isinstance(stored, Weights) else stored or {})
+        self.file = stored.file if isinstance(stored, Weights) else file
 
     def __getitem__(self, name: str) -> Tensor:
         return read(self._stored[name])
@@ -60,6 +63,11 @@ class Weights(MutableMapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._stored
+
+    def release(self) -> None:
+        """Let go of the memory that can be read from the file again."""
+        if self.file:
+            self.file.release()
 
     def stored(self, name: str) -> Tensor | Derived:
         """The tensor, or what it is made of."""

@@ -208,7 +208,9 @@ def test_a_newer_version_and_an_output_class_from_elsewhere(artifact: Path) -> N
             output={"kind": "class", "class": "os:system", "items": {"a": {"kind": "tensor", "index": 0}}}
         ),
     )
-    assert type(aquatint.load(artifact)(X)).__name__ == "SimpleNamespace"
+    result = aquatint.load(artifact)(X)
+    assert type(result).__name__ == "Output"
+    assert result.a is result[0] is result["a"]
     _edit(artifact, "manifest.json", lambda m: m.update(version=2))
     with pytest.raises(ArtifactError, match=r"has version 2; this aquatint reads version 1"):
         aquatint.load(artifact)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 import aquatint
 from aquatint.compiler.costs import Cost, kept_where_slower, site_costs
+from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.pipeline import run_recipe
 from aquatint.compiler.recipe import Treatment
 from aquatint.passes.recipes import SVDQUANT, recipe_named
@@ -34,9 +36,14 @@ def test_what_became_slower_is_kept() -> None:
     assert kept_where_slower(recipe, costs[:1]) == recipe
 
 
+def test_where_nothing_gains() -> None:
+    with pytest.raises(RecipeError, match=r"makes every site slower on this machine \(1 of them.*without fastest"):
+        kept_where_slower(recipe_named("svdq-w4a8-r32"), [Cost("a", 1.0, 1.5)])
+
+
 def test_optimize_for_this_machine() -> None:
-    model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64))
-    x = torch.randn(2, 30, 64)
+    model = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 2048), nn.GELU(), nn.Linear(2048, 64))
+    x = torch.randn(2, 100, 64)
     small = aquatint.optimize(model, "svdq-w4a8-r32", calibrate=lambda m: m(x), fastest=True)
     (row,) = [r for r in small.report["sites"] if "ms after" in r]
     assert (row["treatment"] is None) == row["reason"].startswith("slower on this machine")
