@@ -19,7 +19,7 @@ from aquatint.runtime.native import AttentionCall, Heads, KernelSet, LinearCall,
 SMALL = 1 << 24  # multiply-adds up to which the library's call takes longer than its arithmetic
 FEW_OUTPUTS = 8  # up to here dot products leave less undone than a panel
 
-MOST_KEYS = 128  # measured: with 49 and 77 keys 1.2 to 1.6 times the library's speed, with 196 level, with 1024 0.8 times
+MOST_KEYS = {"plain": 128}  # without vector instructions the library is faster from here on
 
 
 class FloatConvolution(BoundKernel):
@@ -87,7 +87,8 @@ class AttentionKernel(BoundKernel):
 
     def fits(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
         plain = all(t.dim() == 4 and t.dtype == torch.float32 and t.stride(-1) == 1 for t in (q, k, v))
-        return plain and k.shape == v.shape and q.shape[:2] == k.shape[:2] and 0 < k.shape[2] <= MOST_KEYS and q.numel() > 0
+        alike = k.shape == v.shape and q.shape[:2] == k.shape[:2] and q.numel() > 0
+        return plain and alike and 0 < k.shape[2] <= MOST_KEYS.get(self.kernels.name, k.shape[2])
 
     def results(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, heads, queries, width = q.shape

@@ -21,6 +21,17 @@ struct Activations {
         return V::scale_by_power(y, n);
     }
 
+    // 2^n times a polynomial in what is left of x (Cephes' coefficients, relative error 2e-7); below 2^-126 it is 2^-126.
+    static Float exp2(Float x) {
+        x = V::max(V::set(-126.0f), x);
+        auto n = V::round(x);
+        x = V::add(x, V::mul(n, V::set(-1.0f)));
+        auto y = V::set(1.535336188e-4f);
+        for (float c : {1.339887440e-3f, 9.618437357e-3f, 5.550332471e-2f, 2.402264791e-1f, 6.931472028e-1f, 1.0f})
+            y = V::fma(y, x, V::set(c));
+        return V::scale_by_power(y, n);
+    }
+
     // x / (1 + exp(-a))
     static Float sigmoid_times(Float a, Float x) { return V::div(x, V::add(V::set(1.0f), exp(V::mul(a, V::set(-1.0f))))); }
 

@@ -30,7 +30,7 @@ struct Avx512Floats {
     static Float round(Float a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     static Float magnitude(Float a) { return _mm512_abs_ps(a); }
     static Float scale_by_power(Float a, Float n) {
-        return mul(a, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23)));
+        return _mm512_scalef_ps(a, n);
     }
 
     static Int zero_int() { return _mm512_setzero_si512(); }

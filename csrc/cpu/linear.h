@@ -41,12 +41,12 @@ struct Linear {
 
     template <int R>
     static void panel(const LinearCall& call, const float* x, int64_t first, float* y) {
-        typename V::Float low[R], high[R];
-        multiply<V, R>(x, call.k, call.weight + first * call.k, call.k, low, high);
+        typename V::Float sums[R * 2];
+        multiply<V, R, 2>(x, call.k, call.weight + first * call.k, call.k, sums);
         auto b_low = V::zero(), b_high = V::zero();
         if (call.bias) load_some<V>(call.bias + first, call.n - first, b_low, b_high);
         unroll<R>([&](auto r) {
-            store_some<V>(y + r * call.n + first, V::add(low[r], b_low), V::add(high[r], b_high), call.n - first);
+            store_some<V>(y + r * call.n + first, V::add(sums[2 * r], b_low), V::add(sums[2 * r + 1], b_high), call.n - first);
         });
     }
 

@@ -144,14 +144,7 @@ struct RowSource {
         int64_t stride = Words<V>::stride(rank);
         auto* words = scratch<int16_t, 18>(rows.count * stride);
         auto* scales = scratch<float, 19>(rows.count);
-        float* line = scratch<float, 20>(stride);
-        std::fill(line, line + stride, 0.0f);
-        for (int64_t i = 0; i < rows.count; ++i) {
-            std::copy(h + i * rank, h + (i + 1) * rank, line);
-            auto largest = V::zero_int();
-            for (int64_t j = 0; j < stride; j += V::width) largest = V::larger_magnitude(largest, V::load(line + j));
-            scales[i] = Words<V>::encode(line, stride, float_of(V::largest_lane(largest)), words + i * stride);
-        }
+        for (int64_t i = 0; i < rows.count; ++i) scales[i] = Words<V>::row(h + i * rank, rank, words + i * stride);
         rows.h = words;
         rows.h_scales = scales;
     }

@@ -35,17 +35,17 @@ float sum_of(typename V::Float a) {
     return total;
 }
 
-// R rows of a, `a_row` numbers apart, times a panel b of two registers a row: the sums over `depth`.
-template <class V, int R>
+// R rows of a, `a_row` numbers apart, times a panel b of C registers a row: the sums over `depth`, C for each row.
+template <class V, int R, int C>
 [[gnu::always_inline]] inline void multiply(const float* a, int64_t a_row, const float* b, int64_t depth,
-                                            typename V::Float (&low)[R], typename V::Float (&high)[R]) {
-    unroll<R>([&](auto r) { low[r] = high[r] = V::zero(); });
-    for (int64_t i = 0; i < depth; ++i, b += 2 * V::width) {
-        auto b_low = V::load(b), b_high = V::load(b + V::width);
+                                            typename V::Float (&sums)[R * C]) {
+    unroll<R * C>([&](auto i) { sums[i] = V::zero(); });
+    for (int64_t i = 0; i < depth; ++i, b += C * V::width) {
+        typename V::Float line[C];
+        unroll<C>([&](auto c) { line[c] = V::load(b + c * V::width); });
         unroll<R>([&](auto r) {
             auto value = V::set(a[r * a_row + i]);
-            low[r] = V::fma(value, b_low, low[r]);
-            high[r] = V::fma(value, b_high, high[r]);
+            unroll<C>([&](auto c) { sums[r * C + c] = V::fma(value, line[c], sums[r * C + c]); });
         });
     }
 }

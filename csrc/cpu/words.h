@@ -8,6 +8,7 @@
 #include "common/codec.h"
 #include "cpu/kernel_table.h"
 #include "cpu/panels.h"
+#include "cpu/scratch.h"
 #include "cpu/tiles.h"
 
 namespace aquatint {
@@ -28,6 +29,18 @@ struct Words {
         auto inverse = V::set(1.0f / scale);
         for (int64_t i = 0; i < count; i += V::width) V::store_words(words + i, V::mul(V::load(x + i), inverse));
         return scale;
+    }
+
+    // Any `count` of numbers as a row of words, filled up with zeros; returns their scale.
+    static float row(const float* x, int64_t count, int16_t* words) {
+        if (count % V::width) {
+            float* line = scratch<float, 20>(stride(count));
+            std::fill(std::copy(x, x + count, line), line + stride(count), 0.0f);
+            x = line, count = stride(count);
+        }
+        auto largest = V::zero_int();
+        for (int64_t i = 0; i < count; i += V::width) largest = V::larger_magnitude(largest, V::load(x + i));
+        return encode(x, count, float_of(V::largest_lane(largest)), words);
     }
 
     // R rows of words, `a_row` apart, times a panel of words, without the scales.
