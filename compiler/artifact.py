@@ -29,7 +29,7 @@ from aquatint.compiler.page import page
 from aquatint.compiler.program import Program, Site, narrowest
 from aquatint.compiler.text import GraphBuilder, plain
 from aquatint.compiler.verify import verify
-from aquatint.compiler.weights import Weights
+from aquatint.compiler.weights import Narrow, Weights
 from aquatint.runtime import ops
 
 FORMAT = "aquatint"
@@ -119,7 +119,8 @@ def load(path: str | Path) -> Artifact:
                 raise ArtifactError(f"{path / name} is damaged: it is not the file that was saved with {MANIFEST}")
         stored = _read_weights(path / WEIGHTS)
         computed = {n: getattr(torch, dtype) for n, dtype in manifest["computed"].items()}
-        weights = Weights({n: w.to(computed.get(n)) for n, w in stored.items()}, mapped(path / WEIGHTS, list(stored.values())))
+        read = {n: Narrow(w, computed[n]) if n in computed else w for n, w in stored.items()}
+        weights = Weights(read, mapped(path / WEIGHTS, list(stored.values())))
         program = _program(path / GRAPH, manifest, weights)
         return Artifact(program, manifest["recipe"], manifest["report"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

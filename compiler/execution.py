@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from aquatint.compiler.numerics import linear, pixel_linear
-from aquatint.compiler.weights import Weights, read
+from aquatint.compiler.weights import Narrow, Weights, read
 from aquatint.runtime import ops
 
 
@@ -41,10 +41,13 @@ class Execution:
         self.results: list[fx.Node] = list(graph.output_node().args[0])  # type: ignore[arg-type]
         self.weights = {n: weights.stored(str(n.target)) for n in graph.nodes if n.op == "get_attr"}
         self.kernels: dict[fx.Node, Kernel] = {}
-        for node in self.nodes if lower else ():
-            if kernel := self._lowered(node, lower):
+        for node in self.nodes:
+            if lower and (kernel := self._lowered(node, lower)):
                 self.kernels[node] = kernel
                 weights.release()  # what the kernel needs of them it has laid out
+        for node, stored in self.weights.items():
+            if isinstance(stored, Narrow) and any(user not in self.kernels for user in node.users):
+                self.weights[node] = stored.read()  # once, and not in every run
         self._steps = {n: self._step(n) for n in self.nodes}
         last_reads = self._last_reads()
         self.schedule = [(n, self._steps[n], last_reads.get(n, ())) for n in self.nodes]

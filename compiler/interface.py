@@ -196,7 +196,7 @@ def rebuild(tree: Any, tensors: list[Tensor]) -> Any:
 
 
 class Output(SimpleNamespace):
-    """What stands for an output class that this process has not loaded: by attribute, by name and by place, as diffusers' own."""
+    """What stands for an output class that is not loaded: by attribute, by name and by place, as diffusers' own."""
 
     def __getitem__(self, key: str | int | slice) -> Any:
         return vars(self)[key] if isinstance(key, str) else self.to_tuple()[key]

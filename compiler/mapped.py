@@ -1,4 +1,4 @@
-"""Weights that lie in a file: once the kernels have laid out their own, the file's pages leave memory; reading brings them back."""
+"""Weights that lie in a file: once kernels have laid out their own, the file's pages leave memory; reading brings them back."""
 
 from __future__ import annotations
 

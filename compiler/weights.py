@@ -1,4 +1,4 @@
-"""The weights of a program by name. One may be derived: stated by what it is made of, and computed when it is read.
+"""The weights of a program by name. One may be derived: stated by what it is made of, and computed when it is read; or narrow.
 
 So smoothing and splitting a model takes the memory of the vectors and branches alone, never that of a second model.
 """
@@ -39,17 +39,36 @@ class Derived:
         return value.to(self.base.dtype)
 
 
+@dataclass(frozen=True)
+class Narrow:
+    """Numbers stored in fewer bits than they are computed in, without a loss."""
+
+    stored: Tensor
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.stored.shape
+
+    def read(self) -> Tensor:
+        """The weight in the dtype that it is computed in."""
+        return self.stored.to(self.dtype)
+
+
+Stored = Tensor | Derived | Narrow
+
+
 class Weights(MutableMapping[str, Tensor]):
     """Name to tensor; reading computes what is derived and keeps nothing."""
 
-    def __init__(self, stored: Mapping[str, Tensor | Derived] | None = None, file: Mapped | None = None) -> None:
-        self._stored: dict[str, Tensor | Derived] = dict(stored._stored if isinstance(stored, Weights) else stored or {})
+    def __init__(self, stored: Mapping[str, Stored] | None = None, file: Mapped | None = None) -> None:
+        self._stored: dict[str, Stored] = dict(stored._stored if isinstance(stored, Weights) else stored or {})
         self.file = stored.file if isinstance(stored, Weights) else file
 
     def __getitem__(self, name: str) -> Tensor:
         return read(self._stored[name])
 
-    def __setitem__(self, name: str, value: Tensor | Derived) -> None:
+    def __setitem__(self, name: str, value: Stored) -> None:
         self._stored[name] = value
 
     def __delitem__(self, name: str) -> None:
@@ -69,16 +88,16 @@ class Weights(MutableMapping[str, Tensor]):
         if self.file:
             self.file.release()
 
-    def stored(self, name: str) -> Tensor | Derived:
+    def stored(self, name: str) -> Stored:
         """The tensor, or what it is made of."""
         return self._stored[name]
 
     def derived(self, name: str) -> Derived:
         """The weight as something to derive more from."""
         found = self._stored[name]
-        return found if isinstance(found, Derived) else Derived(found)
+        return found if isinstance(found, Derived) else Derived(read(found))
 
 
-def read(value: Tensor | Derived) -> Tensor:
+def read(value: Stored) -> Tensor:
     """The tensor itself, or computed."""
-    return value.read() if isinstance(value, Derived) else value
+    return value if isinstance(value, Tensor) else value.read()

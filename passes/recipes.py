@@ -28,6 +28,7 @@ SVDQUANT: tuple[Pass, ...] = (
 WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Fuse(), Epilogue())
 
 
+EMBEDDING = "an embedding of time, label or pooled text: everything depends on it, so its weights keep 8 bits"
 CONVOLUTION = "a k x k convolution: its branch reads every tap in 16 bits, so it gets a quarter of the rank"
 
 
@@ -41,11 +42,9 @@ def default_rules(treatment: Treatment, modulation: Treatment) -> tuple[Rule, ..
         Rule(
             "@modulation", modulation, "one row a sample: a product with nothing to gain from quantized inputs", optional=True
         ),
-        Rule(
-            "@embedding", None, "an embedding of time, label or pooled text: small, and everything depends on it", optional=True
-        ),
         Rule("@first", None, "a first layer", optional=True),
         Rule("@last", None, "a last layer", optional=True),
+        Rule("@embedding", Treatment("int8"), EMBEDDING, optional=True),  # behind @first: the first of a time's layers is both
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aquatint.runtime.cpu_aten import AttentionKernel, FloatConvolution, GroupNormKernel, LinearKernel
+from aquatint.runtime.cpu_aten import AttentionKernel, ByteWeightKernel, FloatConvolution, GroupNormKernel, LinearKernel
 from aquatint.runtime.cpu_kernels import ConvolutionKernel, FloatGemmKernel, GemmKernel, GroupAffineKernel, QuantizeKernel
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
@@ -59,10 +59,10 @@ def quantize_refusal(x: Any, smooth: Any = None, down: Any = None, *affine: Any,
 
 def product_refusal(
     inputs: tuple[str | None, ...], codes: Any, scales: Any, weight: Any, weight_scales: Any, bias: Any = None, h: Any = None,
-    up: Any = None, *, formats: tuple[str | None, str], **options: Any,
+    up: Any = None, *, formats: tuple[str | None, str], stored: str = WEIGHT_FORMAT, **options: Any,
 ) -> str | None:  # fmt: skip
     """Why there is no kernel for this product, or None; `inputs` are the formats that the kernel reads, None plain numbers."""
-    if formats[0] not in inputs or formats[1] != WEIGHT_FORMAT:
+    if formats[0] not in inputs or formats[1] != stored:
         return f"no kernel multiplies {formats[0] or 'plain numbers'} by {formats[1]}"
     if formats[0] is None and any(v is not None for v in (h, options.get("gate"), options.get("residual"))):
         return "no kernel adds a branch, gate or residual to a product of plain numbers"
@@ -107,6 +107,7 @@ KERNELS = (
     Kernel("aquatint::group_affine", affine_refusal, GroupAffineKernel),
     Kernel("aquatint::gemm", partial(product_refusal, INPUT_FORMATS), GemmKernel),
     Kernel("aquatint::gemm", partial(product_refusal, (None,)), FloatGemmKernel),
+    Kernel("aquatint::gemm", partial(product_refusal, (None,), stored="int8"), ByteWeightKernel),
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS), ConvolutionKernel),
     Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),
     Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),

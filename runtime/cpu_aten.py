@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aquatint.runtime.binding import Run, at, runner, staged
-from aquatint.runtime.cpu_kernels import FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, panels
+from aquatint.runtime.binding import Run, at, collected, runner, staged
+from aquatint.runtime.cpu_kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, panels
 from aquatint.runtime.native import AttentionCall, Heads, KernelSet, LinearCall, Window
 
 SMALL = 1 << 24  # multiply-adds up to which the library's call takes longer than its arithmetic
@@ -118,28 +118,59 @@ class LinearKernel(BoundKernel):
         return self.product.bind(results, x)
 
 
-class _FloatWeight:
-    """A weight (N, K) in float32 with its bias; laid out in panels when a call first has use for them."""
+class ByteWeightKernel(BoundKernel):
+    """aquatint::gemm of plain numbers by a weight in int8, for few rows; called with x."""
 
-    def __init__(self, kernels: KernelSet, weight: Tensor, bias: Tensor | None) -> None:
-        self.kernels, self.weight = kernels, weight.contiguous()
-        self.bias = None if bias is None else bias.float().contiguous()
+    def __init__(
+        self, kernels: KernelSet, x: Any, scales: None, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
+        h: None = None, up: None = None, *,
+        formats: tuple[None, str], dtype: torch.dtype, activation: str | None = None, gate: None = None, residual: None = None,
+    ) -> None:  # fmt: skip
+        self.dtype = dtype
+        self.product = _FloatWeight(kernels, weight, bias, weight_scales, activation)
+
+    def fits(self, x: Tensor) -> bool:
+        return x.numel() <= FEW_ROWS * x.shape[-1]
+
+    def results(self, x: Tensor) -> Tensor:
+        return torch.empty(*x.shape[:-1], len(self.product.weight), dtype=self.dtype)
+
+    def bind(self, results: Tensor, x: Tensor) -> Run:
+        rows, before = staged(x)
+        numbers, after = (results, []) if self.dtype == torch.float32 else collected(results)
+        return self.product.bind(numbers, rows, before, after=after)
+
+
+class _FloatWeight:
+    """A weight (N, K) in float32, or in int8 with its scales, and its bias; laid out in panels when a call first needs them."""
+
+    def __init__(
+        self, kernels: KernelSet, weight: Tensor, bias: Tensor | None, scales: Tensor | None = None,
+        activation: str | None = None,
+    ) -> None:  # fmt: skip
+        self.kernels, self.weight, self.activation = kernels, weight.contiguous(), ACTIVATIONS.index(activation)
+        self.bias, self.scales = (None if v is None else v.float().contiguous() for v in (bias, scales))
         self._panels: Tensor | None = None
 
     def worthwhile(self, rows: int) -> bool:
         return 0 < rows * self.weight.numel() <= SMALL
 
-    def bind(self, y: Tensor, x: Tensor, before: Sequence[Run] = (), window: Window | None = None) -> Run:
+    def bind(
+        self, y: Tensor, x: Tensor, before: Sequence[Run] = (), window: Window | None = None, after: Sequence[Run] = ()
+    ) -> Run:
         n, k = self.weight.shape
         rows = y.numel() // n
-        in_panels = rows > FEW_ROWS and n > FEW_OUTPUTS
+        in_panels = rows > FEW_ROWS and n > FEW_OUTPUTS and self.scales is None
         if in_panels and self._panels is None:
             self._panels = panels(self.weight, self.kernels.columns)
         weight = self._panels if in_panels else self.weight
-        call = LinearCall(at(x), at(weight), at(self.bias), None, rows, n, k, in_panels, at(y))
+        call = LinearCall(
+            x=at(x), weight=at(weight), scales=at(self.scales), bias=at(self.bias), m=rows, n=n, k=k, panels=in_panels,
+            activation=self.activation, y=at(y),
+        )  # fmt: skip
         if window:
             call.window = ctypes.pointer(window)
-        return runner(self.kernels, self.kernels.library.aq_linear, call, (x, weight, window, y), before)
+        return runner(self.kernels, self.kernels.library.aq_linear, call, (x, weight, window, y), before, after)
 
 
 def _pair(value: Any) -> list[int]:

@@ -52,7 +52,8 @@ class QuantizeKernel(BoundKernel):
         self.down, self.down_scales = (None, None) if down is None else _word_panels(down, kernels.columns)
         self.rank = 0 if down is None else len(down)
         self.call = QuantizeCall(
-            smooth=at(self.smooth), down=at(self.down), down_scales=at(self.down_scales), rank=self.rank, eps=-1.0 if eps is None else eps,
+            smooth=at(self.smooth), down=at(self.down), down_scales=at(self.down_scales), rank=self.rank,
+            eps=-1.0 if eps is None else eps,
             activation=ACTIVATIONS.index(activation), bits=self.format.bits,
         )  # fmt: skip
 
@@ -123,7 +124,8 @@ class _Product:
         self.up, self.up_scales = (None, None) if up is None else _word_panels(up, columns)
         self.call = ProductCall(
             weight=at(self.weight), weight_scales=at(self.scales), bias=at(self.bias), up=at(self.up),
-            up_scales=at(self.up_scales), n=self.n, k=k, rank=0 if up is None else up.shape[1], bits=bits, activation=ACTIVATIONS.index(activation),
+            up_scales=at(self.up_scales), n=self.n, k=k, rank=0 if up is None else up.shape[1], bits=bits,
+            activation=ACTIVATIONS.index(activation),
         )  # fmt: skip
 
     def results(self, *outer: int) -> Tensor:
@@ -274,7 +276,7 @@ def panels(rows: Tensor, columns: int) -> Tensor:
 
 
 def _word_panels(rows: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """(N, r) as words (N / columns, r / 2, columns, 2) and a scale for each row, (N / columns, 1, columns): csrc/cpu/words.h."""
+    """(N, r) as words (N / columns, r / 2, columns, 2), and a scale for each row: csrc/cpu/words.h."""
     scales = rows.float().abs().amax(1, keepdim=True) / WORD
     scales = torch.where(scales < 1e-30, 1.0, scales)
     words = F.pad((rows.float() / scales).round().short(), (0, rows.shape[1] % 2, 0, -len(rows) % columns))

@@ -84,10 +84,10 @@ class LinearCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias")),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "scales", "bias")),
         ("window", ctypes.POINTER(Window)),
         *((name, ctypes.c_int64) for name in ("m", "n", "k")),
-        ("panels", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("panels", "activation")),
         ("y", ctypes.c_void_p),
     ]
 

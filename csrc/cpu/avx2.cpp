@@ -56,6 +56,9 @@ struct Avx2 {
         Int code = _mm256_and_si256(_mm256_srli_epi32(a, shift), _mm256_set1_epi32(15));
         return _mm256_cvtepi32_ps(_mm256_sub_epi32(code, _mm256_set1_epi32(8)));
     }
+    static Float load_codes(const int8_t* p) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+    }
     static Float to_float(Int a) { return _mm256_cvtepi32_ps(a); }
     static void store_words(int16_t* p, Float a) {
         Int wide = _mm256_cvtps_epi32(a);

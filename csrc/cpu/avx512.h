@@ -49,6 +49,9 @@ struct Avx512Floats {
         Int code = _mm512_and_si512(_mm512_srli_epi32(a, unsigned(shift)), _mm512_set1_epi32(15));
         return _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(8)));
     }
+    static Float load_codes(const int8_t* p) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
     static Float to_float(Int a) { return _mm512_cvtepi32_ps(a); }
     static void store_words(int16_t* p, Float a) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));

@@ -82,11 +82,12 @@ struct AttentionCall {
 
 struct LinearCall {
     const float* x;        // (m, k); with a window (images, height, width, channels)
-    const float* weight;   // (n, k), or in panels (n / P, k, P)
+    const void* weight;    // (n, k) in float, or in panels (n / P, k, P); with scales (n, k) in int8
+    const float* scales;   // (n) or null
     const float* bias;     // (n) or null
     const Window* window;  // or null
     int64_t m, n, k;
-    int32_t panels;
+    int32_t panels, activation;
     float* y;  // (m, n)
 };
 

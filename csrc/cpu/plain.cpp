@@ -63,6 +63,7 @@ struct Plain {
         for (int i = 0; i < width; ++i) p[i] = a.v[i] == a.v[i] ? int8_t(std::nearbyint(a.v[i])) : int8_t(0);
     }
 
+    static Float load_codes(const int8_t* p) { return each<Float>([=](int i) { return float(p[i]); }); }
     static Float to_float(Int a) { return each<Float>([&](int i) { return float(a.v[i]); }); }
     static void store_words(int16_t* p, Float a) {
         for (int i = 0; i < width; ++i) p[i] = a.v[i] == a.v[i] ? int16_t(std::nearbyint(a.v[i])) : int16_t(0);

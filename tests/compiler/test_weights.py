@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import aquatint
 from aquatint.compiler.decompose import low_rank
 from aquatint.compiler.formats import FORMATS
 from aquatint.compiler.gptq import gptq
 from aquatint.compiler.program import narrowest
-from aquatint.compiler.weights import Derived, Weights
+from aquatint.compiler.weights import Derived, Narrow, Weights
 
 
 def test_a_derived_weight_is_computed_when_read_and_not_kept() -> None:
@@ -44,6 +47,34 @@ def test_gptq_with_uncorrelated_inputs_is_rounding() -> None:
 def test_gptq_refuses_a_gram_of_nan() -> None:
     with pytest.raises(ArithmeticError, match="NaN in the inputs"):
         gptq(torch.randn(8, 1, 64), torch.full((64, 64), torch.nan), FORMATS["int4-g64"])
+
+
+def test_a_loaded_model_takes_no_second_copy_of_its_file(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(4)))
+    x = torch.randn(2, 20, 256)
+    small = aquatint.optimize(model, "svdq-w4a8-r32", calibrate=lambda m: m(x))
+    small.save(tmp_path / "a.aq")
+    loaded = aquatint.load(tmp_path / "a.aq")
+    file = loaded.program.weights.file
+    assert file is not None, "the weights look into the file"
+    assert file.places
+    resident = [_resident(address) for address, _ in file.places]
+    assert sum(resident) <= 64, "kilobytes: what no kernel laid out"
+    assert torch.equal(loaded(x), small(x))
+    up = loaded.program.weights.stored("1.up")
+    assert isinstance(up, Narrow)
+    assert up.read().dtype == torch.float32
+    file.release()
+    assert torch.equal(loaded.program.weights["1.codes"], small.program.weights["1.codes"]), "and is read again"
+
+
+def _resident(address: int) -> int:
+    """Kilobytes in memory of the map that begins there."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.startswith(f"{address:08x}-"):
+            return next(int(row.split()[1]) for row in lines if row.startswith("Rss:"))
+    return 0
 
 
 def test_storage_is_narrow_only_where_nothing_is_lost() -> None:

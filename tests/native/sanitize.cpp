@@ -136,10 +136,13 @@ void linear(const KernelTable* table) {
         k = window.taps[0] * window.taps[1] * window.channels;
     }
     auto x = floats(gathered ? pixels * window.channels : m * k), bias = floats(n);
-    auto weight = floats(k * (in_panels ? panels_of(table, n) : n));
+    auto weight = floats(k * (in_panels ? panels_of(table, n) : n)), scales = floats(n);
+    auto codes = bytes<int8_t>(n * k);
     std::vector<float> y(m * n);
-    LinearCall call{x.data(), weight.data(), draw(0, 1) ? bias.data() : nullptr, gathered ? &window : nullptr, m, n, k,
-                    in_panels, y.data()};
+    bool small = draw(0, 1);
+    LinearCall call{x.data(), small ? static_cast<const void*>(codes.data()) : weight.data(), small ? scales.data() : nullptr,
+                    draw(0, 1) ? bias.data() : nullptr, gathered ? &window : nullptr, m, n, k, in_panels, int32_t(draw(0, 3)),
+                    y.data()};
     aq_linear(table, &call, 1);
 }
 

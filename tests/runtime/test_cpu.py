@@ -145,6 +145,28 @@ def test_gemm_of_plain_numbers(kernels: str, seed: int, m: int, n: int, groups: 
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(0, 999), st.integers(1, 18), st.integers(1, 100), st.integers(1, 200), st.booleans(),
+    st.sampled_from([None, "gelu", "silu"]), st.sampled_from([torch.float32, torch.bfloat16]),
+)  # fmt: skip
+def test_gemm_of_plain_numbers_by_bytes(kernels, seed, m, n, k, biased, activation, dtype) -> None:
+    random = torch.Generator().manual_seed(seed)
+    weight = FORMATS["int8"].encode(torch.randn(n, k, generator=random))
+    bias = torch.randn(n, generator=random) if biased else None
+    options = {"formats": [None, "int8"], "dtype": dtype, "activation": activation}
+    kernel = target(kernels).lower("aquatint::gemm", (Slot, None, *weight, bias), options)
+    assert kernel is not None
+    x = torch.randn(m, k, generator=random)
+    assert kernel.fits(x) == (m <= 16)
+    if m > 16:
+        return
+    expected = ops.gemm(x, None, *weight, bias, **options)
+    exact = dtype == torch.float32
+    torch.testing.assert_close(kernel(x), expected, rtol=1e-4 if exact else 1e-2, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("format", ["int8", "int4-g64"])
 @settings(max_examples=20, deadline=None)
 @given(
