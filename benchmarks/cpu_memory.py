@@ -21,12 +21,12 @@ from benchmarks.peers.stored import STORED, Stored
 from benchmarks.records import markdown, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
-CASES = ("fashion-dit", "fashion-unet", "DiT-XL/2, 4 blocks, 256 tokens")
+CASES = ("fashion-dit", "fashion-unet", "DiT-XL/2, 4 blocks, 256 tokens", "DiT-XL/2, 12 blocks, 256 tokens")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default=",".join(name.split(",")[0] for name in CASES), help="parts of names, by commas")
+    parser.add_argument("--cases", default="", help="parts of names, by commas")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     cases = [c for c in CASES if any(part in c for part in options.cases.split(","))]

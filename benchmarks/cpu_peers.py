@@ -2,7 +2,7 @@
 
     make peers                               # each peer into its own environment under build/peers
     python -m benchmarks.cpu_peers           # docs/cpu_peers.md, docs/cpu_peers.png and a dated JSON
-    python -m benchmarks.cpu_peers --cases linear --threads 1
+    python -m benchmarks.cpu_peers --cases linear --threads 1 --no-page
 
 All contenders of a case are loaded and take turns, so that a noisy moment hits them all; figures are medians over the turns
 with quartiles, and ratios to torch fp32. A peer that is not installed, or that refuses a case, is reported with its reason.
@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.peers.cases import CASES, Case
 from benchmarks.peers.contenders import CONTENDERS, Contender
-from benchmarks.records import markdown, write_record
+from benchmarks.records import markdown, todays_record, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE, CEILINGS = "torch fp32", ("bare integer loop", "bare FMA loop")
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--no-page", action="store_true", help="print the tables and write nothing")
+    parser.add_argument("--add", action="store_true", help="keep in the page what today's record holds of other cases")
     options = parser.parse_args()
     wanted = [c for c in CONTENDERS.values() if _named(c.name, options.contenders)]
     results = {c.name: measure(c, wanted, options) for c in CASES.values() if _named(c.name, options.cases)}
@@ -71,12 +72,20 @@ def main() -> None:
         return
     from benchmarks.peers.plot import plot
 
-    path = write_record("cpu_peers", {"threads": options.threads, "turns": options.turns, "cases": results})
+    commands = [f"python -m benchmarks.cpu_peers {shlex.join(sys.argv[1:])}".strip()]
+    if options.add and (earlier := todays_record("cpu_peers")):
+        results = {**{c: earlier["cases"][c] for c in CASES if c in earlier["cases"]}, **results}
+        commands = [*earlier["commands"], *commands]
+    found = {"threads": options.threads, "turns": options.turns, "commands": commands, "cases": results}
+    path = write_record("cpu_peers", found)
+    lines = "\n".join(f"    {command}" for command in commands)
     head = f"""# CPU: aquatint beside its peers
 
-`python -m benchmarks.cpu_peers {shlex.join(sys.argv[1:])}` on {cpu()}, {options.threads} threads; raw:
-`benchmarks/results/{path.name}`. *MB prepared* is the resident memory of a process with all that it loaded to
-export, compile or compress the model: it says what preparing takes, not what running takes.
+{lines}
+
+On {cpu()}, {options.threads} threads; within a case all take turns; raw: `benchmarks/results/{path.name}`. *MB prepared* is the
+resident memory of a process with all that it loaded to export, compile or compress the model: it says what preparing takes, not
+what running takes.
 
 ![ratios to torch fp32](cpu_peers.png)
 
@@ -97,7 +106,8 @@ def cpu() -> str:
 
 def measure(case: Case, wanted: list[Contender], options: argparse.Namespace) -> dict[str, Any]:
     """Start every contender, let them take turns, and stop them."""
-    workers = [started(c, case, options.threads) for c in wanted if case.macs or c.name not in CEILINGS + VARIANTS]
+    chosen = [c for c in wanted if (not case.only or c.name in case.only) and (case.macs or c.name not in CEILINGS + VARIANTS)]
+    workers = [started(c, case, options.threads) for c in chosen]
     try:
         ready = [w for w in workers if "missing" not in w.about]
         for _ in range(options.turns):

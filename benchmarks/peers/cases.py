@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,18 +13,22 @@ if TYPE_CHECKING:
 
 LINEARS = ((1024, 1152, 4608), (1024, 4608, 1152), (256, 1152, 1152), (4096, 1024, 1024))
 CONVOLUTIONS = ((320, 32), (640, 16))
+SCALED_TOKENS, SCALED_WIDTHS = (256, 576, 1024, 2304, 4096), (576, 1152, 1728, 2304)
+SCALED = ("torch fp32", "OpenVINO u4", "onnxruntime dynamic int8", "aquatint W4A8 r32", "bare integer loop", "bare FMA loop")
+LARGE = ("torch fp32", "OpenVINO u4", "onnxruntime fp32", "onnxruntime MatMulNBits", "aquatint W4A8 r32", "aquatint W4A4 r32")
 
 
 @dataclass(frozen=True)
 class Case:
     """build(seed) gives the module, always the same, and inputs drawn with the seed; macs are the multiply-adds of one call
     (0: not counted). With `hasty` we neither smooth nor search: the model is large, its weights are random, and speed is all
-    that the case shows."""
+    that the case shows. `only` are the contenders that fit into memory beside each other; empty: all."""
 
     name: str
     build: Callable[[int], tuple[nn.Module, tuple[Any, ...]]]
     macs: int = 0
     hasty: bool = False
+    only: tuple[str, ...] = ()
 
 
 def linear(rows: int, inner: int, outputs: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -62,14 +67,14 @@ def shipped(folder: str, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
     return model, (*inputs, torch.tensor([3, 7])) if "dit" in folder else inputs
 
 
-def dit_xl(depth: int, size: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
-    """The first `depth` blocks of a DiT-XL/2 with random weights, on one latent of `size` pixels."""
+def dit_xl(depth: int, size: int, seed: int, heads: int = 16) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The first `depth` blocks of a DiT-XL/2 (or a narrower one) with random weights, on one latent of `size` pixels."""
     import torch
     from diffusers import DiTTransformer2DModel
 
     torch.manual_seed(0)
     model = DiTTransformer2DModel(
-        num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, num_layers=depth, sample_size=size
+        num_attention_heads=heads, attention_head_dim=72, in_channels=4, out_channels=8, num_layers=depth, sample_size=size
     )
     torch.manual_seed(seed)
     return model.eval(), (torch.randn(1, 4, size, size), torch.tensor([500]), torch.tensor([3]))
@@ -86,6 +91,12 @@ def sd_unet(seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
     return model.eval(), (torch.randn(1, 4, 64, 64), torch.tensor(500), torch.randn(1, 77, 768))
 
 
+def block(width: int, tokens: int) -> Case:
+    """One block of a DiT; the multiply-adds are those of its products, without attention and what depends on the time alone."""
+    name = f"DiT block, {width} wide, {tokens} tokens"
+    return Case(name, partial(dit_xl, 1, 2 * math.isqrt(tokens), heads=width // 72), 12 * width**2 * tokens, True, SCALED)
+
+
 CASES = {
     case.name: case
     for case in (
@@ -95,6 +106,17 @@ CASES = {
         Case("fashion-unet", partial(shipped, "fashion-unet")),
         Case("DiT-XL/2, 4 blocks, 256 tokens", partial(dit_xl, 4, 32)),
         Case("DiT-XL/2, 4 blocks, 1024 tokens", partial(dit_xl, 4, 64)),
-        Case("SD 1.5 U-Net, 64 x 64", sd_unet, hasty=True),
+        Case("DiT-XL/2, 12 blocks, 256 tokens", partial(dit_xl, 12, 32), hasty=True, only=LARGE),
+        Case("SD 1.5 U-Net, 64 x 64", sd_unet, hasty=True, only=LARGE),
     )
 }
+SCALING = {
+    "tokens": {tokens: block(1152, tokens) for tokens in SCALED_TOKENS},
+    "width": {width: block(width, 256) for width in SCALED_WIDTHS},
+}
+
+
+def case_named(name: str) -> Case:
+    """Of either table."""
+    scaled = {case.name: case for sizes in SCALING.values() for case in sizes.values()}
+    return {**CASES, **scaled}[name]

@@ -124,15 +124,15 @@ def onnx_model(task: Task, weights: str, folder: Path) -> Path:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     path, exact = folder / "model.onnx", folder / "fp32.onnx"
-    torch.onnx.export(task.module, task.inputs, exact, dynamo=True, external_data=False, verbose=False)
+    large = sum(p.nbytes for p in task.module.parameters()) > 1.5e9  # one file of ONNX ends at 2 GB
+    exact = path if weights == "fp32" else exact
+    torch.onnx.export(task.module, task.inputs, exact, dynamo=True, external_data=large, verbose=False)
     if weights == "int8":
-        quantize_dynamic(exact, path, weight_type=QuantType.QInt8)
+        quantize_dynamic(exact, path, weight_type=QuantType.QInt8, use_external_data_format=large)
     elif weights == "nbits":
         quantizer = MatMulNBitsQuantizer(onnx.load(exact), block_size=64, is_symmetric=True, accuracy_level=4)
         quantizer.process()
-        onnx.save(quantizer.model.model, path)
-    else:
-        exact.rename(path)
+        onnx.save(quantizer.model.model, path, save_as_external_data=large)
     return path
 
 
@@ -160,17 +160,18 @@ def ours(task: Task, *, recipe: str, rank: int = 32, fused: bool = True) -> Run:
     if isinstance(task.module, (torch.nn.Linear, torch.nn.Conv2d)):
         rules = tuple(rule for rule in rules if rule.match in ("*", "@convolution"))
     rules = tuple(r if r.treatment is None else _with_rank(r, rank) for r in rules)
-    left_out = {*(() if rank else ("lowrank",)), *(() if fused else ("fuse",)), *(("smooth",) if task.hasty else ())}
-    passes = tuple(_hasty(p) if task.hasty else p for p in chosen.passes if p.name not in left_out)
-    holder = _holder(task.module)
-    small = aquatint.optimize(holder, replace(chosen, passes=passes, rules=rules), calibrate=lambda m: m(*task.calibration))
+    left_out = {*(() if rank else ("lowrank",)), *(() if fused else ("fuse",))}
+    chosen = replace(chosen, passes=tuple(p for p in chosen.passes if p.name not in left_out), rules=rules)
+    chosen = hasty(chosen) if task.hasty else chosen
+    small = aquatint.optimize(_holder(task.module), chosen, calibrate=lambda m: m(*task.calibration))
     return lambda: first(small(*task.inputs))
 
 
-def _hasty(step: Any) -> Any:
-    """The pass without its search."""
+def hasty(recipe: Any) -> Any:
+    """The recipe without its searches."""
     options = {"lowrank": {"alternations": 1}, "quantize": {"method": "rtn"}}
-    return replace(step, **options.get(step.name, {}))
+    passes = (replace(p, **options.get(p.name, {})) for p in recipe.passes if p.name != "smooth")
+    return replace(recipe, passes=tuple(passes))
 
 
 def _with_rank(rule: Any, rank: int) -> Any:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.contenders import Task, onnx_model, openvino_model
+from benchmarks.peers.contenders import Task, hasty, onnx_model, openvino_model
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def load_torch(folder: Path, threads: int) -> Callable[[list[Any]], Any]:
 def store_ours(task: Task, folder: Path) -> None:
     import aquatint
 
-    small = aquatint.optimize(task.module, "svdq-w4a8-r32", calibrate=lambda m: m(*task.calibration))
+    recipe = aquatint.recipe_named("svdq-w4a8-r32")
+    small = aquatint.optimize(task.module, hasty(recipe) if task.hasty else recipe, calibrate=lambda m: m(*task.calibration))
     small.save(folder / "model.aq")
 
 
@@ -114,7 +115,7 @@ def store(name: str, case_name: str, folder: Path) -> None:
     case = CASES[case_name]
     module, inputs = case.build(1)
     with torch.no_grad():
-        STORED[name].store(Task(module, inputs, case.build(2)[1], case.macs), folder)
+        STORED[name].store(Task(module, inputs, case.build(2)[1], case.macs, case.hasty), folder)
     np.savez(folder / "inputs.npz", *(t.numpy() for t in inputs))
 
 

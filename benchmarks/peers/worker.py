@@ -30,11 +30,11 @@ def main() -> None:
 def serve(name: str, case_name: str, threads: int, answers: TextIO) -> None:
     import torch
 
-    from benchmarks.peers.cases import CASES
+    from benchmarks.peers.cases import case_named
     from benchmarks.peers.contenders import CONTENDERS, Task, first
 
     torch.set_num_threads(threads)
-    case = CASES[case_name]
+    case = case_named(case_name)
     module, inputs = case.build(1)
     with torch.no_grad():
         exact = first(module(*inputs)).clone()
