@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from aquatint.compiler.execution import Execution, Values, argument_nodes
 from aquatint.runtime import ops
 
 Run = Callable[[], Any]
+
+LARGE = 1 << 20  # bytes; from here on to copy takes longer than to bind a kernel anew
 
 # What these return, or how large it is, is known by the numbers in their inputs alone.
 BY_NUMBERS = ("aten::item", "aten::repeat_interleave.Tensor", "aten::repeat_interleave.self_Tensor", "aten::where.default")
@@ -70,21 +74,25 @@ class Replay:
     """What a recorded run has shown, prepared; see the module."""
 
     def __init__(self, execution: Execution, recording: _Recording) -> None:
+        self._execution, self._loose = execution, recording.loose()
         self._arena = arena_of(recording.rooms)
         self._values: Values = {}
         self._runs: list[tuple[fx.Node, Run]] = []
         for node in execution.inputs:
-            self._values[node] = self._place(recording.found[node], recording.homes[node])
-        self._inputs: list[Tensor] = [self._values[node] for node in execution.inputs]
+            if node not in self._loose:
+                self._values[node] = self._place(recording.found[node], recording.homes[node])
+        self._inputs: list[Tensor | None] = [self._values.get(node) for node in execution.inputs]
         for node in execution.nodes:
             self._prepare(execution, node, recording)
-        self._results = [execution.value(node, self._values) for node in execution.results]
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         self._take(inputs)
         for _, run in self._runs:
             run()
-        return [result.clone() for result in self._results]
+        values = [(node, self._execution.value(node, self._values)) for node in self._execution.results]
+        for node in self._loose:
+            del self._values[node]
+        return [value if node in self._loose else value.clone() for node, value in values]
 
     def seconds(self, *inputs: Tensor) -> dict[fx.Node, float]:
         """What each node takes in a run; views take nothing."""
@@ -98,8 +106,11 @@ class Replay:
 
     def _take(self, inputs: Sequence[Tensor]) -> None:
         """Behind their last reader other values have overwritten them."""
-        for room, given in zip(self._inputs, inputs, strict=True):
-            room.copy_(given)
+        for node, room, given in zip(self._execution.inputs, self._inputs, inputs, strict=True):
+            if room is None:
+                self._values[node] = given
+            else:
+                room.copy_(given)
 
     def _prepare(self, execution: Execution, node: fx.Node, recording: _Recording) -> None:
         values, found, homes = self._values, recording.found[node], recording.homes[node]
@@ -107,9 +118,21 @@ class Replay:
             values[node] = found
         elif node in recording.views:
             values[node] = execution.step(node, values)
+        elif self._loose.intersection((node, *node.all_input_nodes)):
+            if node not in self._loose:
+                values[node] = self._place(found, homes)
+            self._runs.append((node, partial(self._anew, execution.kernels[node], node)))
         else:
             values[node] = self._place(found, homes)
             self._runs.append((node, _bound(execution, node, values)))
+
+    def _anew(self, kernel: Any, node: fx.Node) -> None:
+        """Bind the kernel to where its inputs and results lie this time, and run it."""
+        values = self._values
+        given = [values[n] for n in argument_nodes(node) if n not in self._execution.weights]
+        if node in self._loose:
+            values[node] = kernel.results(*given)
+        kernel.bind(values[node], *given)()
 
     def _place(self, found: Any, homes: Sequence[int | None]) -> Any:
         """Tensors like those that were found, each in its room."""
@@ -144,6 +167,7 @@ class _Recording:
     homes  the room of each tensor of a node's value; None: in a weight, or in what is fixed
     views  nodes that only look at what others have computed;  fixed  nodes that no input reaches
     rooms  how large, from which step to which;  results  what the run gave
+    served  nodes that a kernel computes which can be bound
     by_numbers  does a shape follow the numbers in a mask? Then it can be another the next time
     """
 
@@ -154,6 +178,7 @@ class _Recording:
         self.fixed: set[fx.Node] = set()
         self.rooms: list[Room] = []
         self.by_numbers = False
+        self.served: set[fx.Node] = set()
         self._execution = execution
         values: Values = dict(zip(execution.inputs, inputs, strict=True))
         for node in execution.inputs:
@@ -174,6 +199,10 @@ class _Recording:
             self.by_numbers |= any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices)
         for source in sources:
             self._read(source, place)
+        kernel = self._execution.kernels.get(node)
+        given = [values[n] for n in argument_nodes(node) if n not in self._execution.weights]
+        if kernel and hasattr(kernel, "bind") and kernel.fits(*given):
+            self.served.add(node)
         tensors = _tensors(value)
         steady = all(n in self._execution.weights or n in self.fixed for n in sources)
         if not tensors or steady:
@@ -190,6 +219,22 @@ class _Recording:
         described = [t.to("meta") for t in tensors]
         self.found[node] = described[0] if isinstance(value, Tensor) else described
         self.homes[node] = [self._new_room(t, place) for t in tensors]
+
+    def loose(self) -> set[fx.Node]:
+        """Large inputs that kernels alone read, and large results of kernels that nothing else reads: they are not copied.
+
+        They need no room, but what reads or makes them is bound anew in every run.
+        """
+        inputs, results = self._execution.inputs, self._execution.results
+        found = {n for n in inputs if self._large(n) and n not in results and self.served.issuperset(n.users)}
+        found |= {n for n in results if self._large(n) and n in self.served and len(n.users) == 1 and results.count(n) == 1}
+        for home in (home for node in found for home in self.homes[node] if home is not None):
+            self.rooms[home] = replace(self.rooms[home], size=0)
+        return found
+
+    def _large(self, node: fx.Node) -> bool:
+        found = self.found[node]
+        return isinstance(found, Tensor) and found.numel() * found.element_size() >= LARGE
 
     def _owned(self, source: fx.Node, values: Values) -> list[tuple[Tensor, int | None]]:
         if source in self._execution.weights:

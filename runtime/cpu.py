@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from aquatint.runtime.cpu_aten import AttentionKernel, ByteWeightKernel, FloatConvolution, GroupNormKernel, LinearKernel
-from aquatint.runtime.cpu_kernels import ConvolutionKernel, FloatGemmKernel, GemmKernel, GroupAffineKernel, QuantizeKernel
+from aquatint.runtime.cpu_kernels import (
+    GROUP,
+    ConvolutionKernel,
+    FloatGemmKernel,
+    GemmKernel,
+    GroupAffineKernel,
+    QuantizeKernel,
+)
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
 INPUT_FORMATS = ("int8", "int4-g64")
@@ -21,11 +28,15 @@ WEIGHT_FORMAT = "int4-g64"
 
 @dataclass(frozen=True)
 class Kernel:
-    """One compiled kernel: the operator that it serves, why it can't serve a call (or None), and how it is made."""
+    """One compiled kernel: the operator that it serves, why it can't serve a call (or None), and how it is made.
+
+    wide  only where products of bytes go into 32 bits: into 16, those of two weights of 8 bits may not fit
+    """
 
     operator: str
     refusal: Callable[..., str | None]
     make: Callable[..., Callable[..., Any]]
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,8 +47,10 @@ class Cpu:
     name: str = "cpu"
 
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        fits = (k for k in KERNELS if k.operator == operator and k.refusal(*args, **kwargs) is None)
-        found = next(fits, None) if self.kernels else None
+        if self.kernels is None:
+            return None
+        here = (k for k in KERNELS if k.operator == operator and (self.kernels.wide_sums or not k.wide))
+        found = next((k for k in here if k.refusal(*args, **kwargs) is None), None)
         return found.make(self.kernels, *args, **kwargs) if found else None
 
 
@@ -66,6 +79,8 @@ def product_refusal(
         return f"no kernel multiplies {formats[0] or 'plain numbers'} by {formats[1]}"
     if formats[0] is None and any(v is not None for v in (h, options.get("gate"), options.get("residual"))):
         return "no kernel adds a branch, gate or residual to a product of plain numbers"
+    if stored == "int8" and formats[0] is not None and isinstance(weight, Tensor) and weight.shape[-1] % GROUP:
+        return f"K={weight.shape[-1]} is not a multiple of {GROUP}"
     fixed = isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and _fixed(bias) and _fixed(up)
     return None if fixed else "weight, bias or up-projection is not fixed"
 
@@ -106,9 +121,11 @@ KERNELS = (
     Kernel("aquatint::quantize", quantize_refusal, QuantizeKernel),
     Kernel("aquatint::group_affine", affine_refusal, GroupAffineKernel),
     Kernel("aquatint::gemm", partial(product_refusal, INPUT_FORMATS), GemmKernel),
+    Kernel("aquatint::gemm", partial(product_refusal, INPUT_FORMATS, stored="int8"), GemmKernel, wide=True),
     Kernel("aquatint::gemm", partial(product_refusal, (None,)), FloatGemmKernel),
     Kernel("aquatint::gemm", partial(product_refusal, (None,), stored="int8"), ByteWeightKernel),
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS), ConvolutionKernel),
+    Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS, stored="int8"), ConvolutionKernel, wide=True),
     Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),
     Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),
     Kernel("aten::scaled_dot_product_attention.default", attention_refusal, AttentionKernel),

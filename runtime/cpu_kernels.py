@@ -108,24 +108,26 @@ class GroupAffineKernel(BoundKernel):
 
 
 class _Product:
-    """A 4-bit weight with its scales, bias and up-projection, in the panels that the product reads, and its epilogue."""
+    """A weight of 4 or 8 bits with its scales, bias and up-projection, in the panels that the product reads, and its epilogue."""
 
     def __init__(
         self, kernels: KernelSet, weight: Tensor, scales: Tensor, bias: Tensor | None, up: Tensor | None, bits: int,
         dtype: torch.dtype, activation: str | None, gate: Any = None, residual: Any = None,
     ) -> None:  # fmt: skip
         self.kernels, self.dtype, self.epilogue = kernels, dtype, (gate, residual)
-        self.n, k = len(weight), 2 * weight[0].numel()
+        weight_bits = 8 if weight.dtype == torch.int8 else 4
+        self.n, k = len(weight), weight[0].numel() * 8 // weight_bits
         library, columns = kernels.library, kernels.columns
-        self.weight = torch.empty(library.aq_packed_bytes(kernels.table, self.n, k), dtype=torch.uint8)
-        library.aq_pack_weight(kernels.table, at(weight.contiguous()), self.n, k, at(self.weight))
-        self.scales = panels(scales.float().flatten(1), columns)
+        self.weight = torch.empty(library.aq_packed_bytes(kernels.table, weight_bits, self.n, k), dtype=torch.uint8)
+        library.aq_pack_weight(kernels.table, weight_bits, at(weight.contiguous()), self.n, k, at(self.weight))
+        by_group = scales.float().flatten(1)
+        self.scales = panels(by_group.repeat_interleave(k // GROUP // by_group.shape[1], 1), columns)
         self.bias = None if bias is None else panels(bias.float().unsqueeze(1), columns)
         self.up, self.up_scales = (None, None) if up is None else _word_panels(up, columns)
         self.call = ProductCall(
             weight=at(self.weight), weight_scales=at(self.scales), bias=at(self.bias), up=at(self.up),
             up_scales=at(self.up_scales), n=self.n, k=k, rank=0 if up is None else up.shape[1], bits=bits,
-            activation=ACTIVATIONS.index(activation),
+            weight_bits=weight_bits, activation=ACTIVATIONS.index(activation),
         )  # fmt: skip
 
     def results(self, *outer: int) -> Tensor:

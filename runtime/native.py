@@ -57,7 +57,7 @@ class ProductCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("x", "scales", "weight", "weight_scales", "bias", "h", "up", "up_scales")),
         ("window", ctypes.POINTER(Window)),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups")),
-        *((name, ctypes.c_int32) for name in ("bits", "activation")),
+        *((name, ctypes.c_int32) for name in ("bits", "weight_bits", "activation")),
         *((name, Spread) for name in ("gate", "residual")),
         ("y", ctypes.c_void_p),
     ]
@@ -94,12 +94,13 @@ class LinearCall(ctypes.Structure):
 
 @dataclass(frozen=True)
 class KernelSet:
-    """The kernels of one instruction set: the library and its table."""
+    """The kernels of one instruction set: the library and its table; `wide_sums`: they multiply by weights in 8 bits."""
 
     library: ctypes.CDLL
     table: int
     name: str
     columns: int
+    wide_sums: bool
 
 
 def library_paths() -> tuple[Path, ...]:
@@ -123,9 +124,10 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_name.restype = ctypes.c_char_p
     loaded.aq_packed_bytes.restype = loaded.aq_columns.restype = ctypes.c_int64
     loaded.aq_ceiling.restype = ctypes.c_double
-    loaded.aq_name.argtypes = loaded.aq_columns.argtypes = [ctypes.c_void_p]
-    loaded.aq_packed_bytes.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    loaded.aq_pack_weight.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    loaded.aq_name.argtypes = loaded.aq_columns.argtypes = loaded.aq_wide_sums.argtypes = [ctypes.c_void_p]
+    sizes = [ctypes.c_int64, ctypes.c_int64]
+    loaded.aq_packed_bytes.argtypes = [ctypes.c_void_p, ctypes.c_int, *sizes]
+    loaded.aq_pack_weight.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, *sizes, ctypes.c_void_p]
     loaded.aq_quantize.argtypes = [ctypes.c_void_p, ctypes.POINTER(QuantizeCall), ctypes.c_int]
     loaded.aq_group_affine.argtypes = [ctypes.c_void_p, ctypes.POINTER(GroupAffineCall), ctypes.c_int]
     loaded.aq_product.argtypes = [ctypes.c_void_p, ctypes.POINTER(ProductCall), ctypes.c_int]
@@ -143,7 +145,7 @@ def kernel_set(name: str) -> KernelSet | None:
     table = loaded.aq_kernels(KERNEL_SETS.index(name)) if loaded else None
     if loaded is None or table is None:
         return None
-    return KernelSet(loaded, table, name, loaded.aq_columns(table))
+    return KernelSet(loaded, table, name, loaded.aq_columns(table), bool(loaded.aq_wide_sums(table)))
 
 
 def best_kernel_set() -> KernelSet | None:

@@ -12,6 +12,7 @@ namespace {
 struct Avx2 {
     static constexpr int width = 8, rows = 6;
     static constexpr bool many_registers = false;
+    static constexpr bool wide_sums = false;
     using Float = __m256;
     using Int = __m256i;
     using Sum = __m256i;
@@ -20,6 +21,8 @@ struct Avx2 {
     static Float set(float x) { return _mm256_set1_ps(x); }
     static Float load(const float* p) { return _mm256_loadu_ps(p); }
     static void store(float* p, Float a) { _mm256_storeu_ps(p, a); }
+    static void stream(float* p, Float a) { _mm256_stream_ps(p, a); }
+    static void fence() { _mm_sfence(); }
     static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
     static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
     static Float div(Float a, Float b) { return _mm256_div_ps(a, b); }

@@ -5,6 +5,8 @@ namespace aquatint {
 namespace {
 
 struct Avx512 : Avx512Floats {
+    static constexpr bool wide_sums = false;
+
     // Two 16-bit starts, for the lanes that hold the first and the last two of each four codes.
     static int32_t start(const int8_t* codes) {
         Int pairs = _mm512_maddubs_epi16(_mm512_set1_epi8(1), load_bytes(reinterpret_cast<const uint8_t*>(codes)));

@@ -21,6 +21,8 @@ struct Avx512Floats {
     static Float set(float x) { return _mm512_set1_ps(x); }
     static Float load(const float* p) { return _mm512_loadu_ps(p); }
     static void store(float* p, Float a) { _mm512_storeu_ps(p, a); }
+    static void stream(float* p, Float a) { _mm512_stream_ps(p, a); }
+    static void fence() { _mm_sfence(); }
     static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
     static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
     static Float div(Float a, Float b) { return _mm512_div_ps(a, b); }

@@ -5,6 +5,8 @@ namespace aquatint {
 namespace {
 
 struct Avx512Vnni : Avx512Floats {
+    static constexpr bool wide_sums = true;
+
     static int32_t start(const int8_t* codes) {
         Int sums = _mm512_dpbusd_epi32(zero_int(), _mm512_set1_epi8(1), load_bytes(reinterpret_cast<const uint8_t*>(codes)));
         return -8 * _mm512_reduce_add_epi32(sums);

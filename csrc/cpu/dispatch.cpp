@@ -66,10 +66,14 @@ AQ_EXPORT const char* aq_name(const KernelTable* table) { return table->name; }
 
 AQ_EXPORT int64_t aq_columns(const KernelTable* table) { return table->columns(); }
 
-AQ_EXPORT int64_t aq_packed_bytes(const KernelTable* table, int64_t n, int64_t k) { return table->packed_bytes(n, k); }
+AQ_EXPORT int aq_wide_sums(const KernelTable* table) { return table->wide_sums; }
 
-AQ_EXPORT void aq_pack_weight(const KernelTable* table, const uint8_t* codes, int64_t n, int64_t k, uint8_t* packed) {
-    table->pack_weight(codes, n, k, packed);
+AQ_EXPORT int64_t aq_packed_bytes(const KernelTable* table, int bits, int64_t n, int64_t k) {
+    return table->packed_bytes(bits, n, k);
+}
+
+AQ_EXPORT void aq_pack_weight(const KernelTable* table, int bits, const void* codes, int64_t n, int64_t k, uint8_t* packed) {
+    table->pack_weight(bits, codes, n, k, packed);
 }
 
 AQ_EXPORT void aq_quantize(const KernelTable* table, const QuantizeCall* call, int threads) {

@@ -60,7 +60,7 @@ struct ProductCall {
     const float* up_scales;
     const Window* window;  // null for a linear
     int64_t m, n, k, rank, scale_groups;
-    int32_t bits, activation;
+    int32_t bits, weight_bits, activation;
     Spread gate, residual;  // of n numbers: y = activation(...) * gate + residual; null with floats
     float* y;               // (m, n)
 };
@@ -113,8 +113,9 @@ class Tasks {
 struct KernelTable {
     const char* name;
     int64_t (*columns)();
-    int64_t (*packed_bytes)(int64_t n, int64_t k);
-    void (*pack_weight)(const uint8_t* codes, int64_t n, int64_t k, uint8_t* packed);
+    bool wide_sums;  // do products of bytes go into 32 bits? Those of weights in 8 bits need that
+    int64_t (*packed_bytes)(int bits, int64_t n, int64_t k);
+    void (*pack_weight)(int bits, const void* codes, int64_t n, int64_t k, uint8_t* packed);
     int64_t (*quantize_tasks)(const QuantizeCall&, int threads);
     void (*quantize)(const QuantizeCall&, Tasks&);
     int64_t (*product_tasks)(const ProductCall&, int threads);

@@ -32,7 +32,7 @@ struct Kernels {
 
     static constexpr KernelTable table(const char* name) {
         using P = Panels<V>;
-        return {name, P::columns, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
+        return {name, P::columns, V::wide_sums, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
                 GroupAffine<V>::tasks, each<GroupAffine<V>>, Attention<V>::tasks, Attention<V>::work,
                 Linear<V>::tasks, each<Linear<V>>, Ceiling<V>::run};
     }

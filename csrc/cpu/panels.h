@@ -1,7 +1,8 @@
 // How weights lie in memory: in panels of P = 2 * width output columns, so that one row of a panel fills two registers.
 //
-//   weight   (N/P, K/4, 4 * width bytes): a byte holds column j in its low and column j + width in its high nibble, as
+//   weight   of 4 bits (N/P, K/4, 4 * width bytes): a byte holds column j in its low and column j + width in its high nibble, as
 //            code + 8, for multipliers that take an unsigned operand; four neighbours in k lie together
+//            of 8 bits (N/P, K/4, 4 * P bytes): the same, one a byte, as code + 128
 //   scales   (N/P, K/64, P) float;  bias (N/P, P) float
 //   up       (N/P, rank/2, P, 2) words (words.h), and down (rank/P, K/2, P, 2), with a scale for each column: (N/P, P) float
 #pragma once
@@ -20,9 +21,23 @@ struct Panels {
 
     static int64_t count(int64_t n) { return (n + kColumns - 1) / kColumns; }
     static int64_t columns() { return kColumns; }
-    static int64_t packed_bytes(int64_t n, int64_t k) { return count(n) * kColumns * k / 2; }
+    static int64_t packed_bytes(int bits, int64_t n, int64_t k) { return count(n) * kColumns * k * bits / 8; }
 
-    static void pack(const uint8_t* codes, int64_t n, int64_t k, uint8_t* packed) {
+    static void pack(int bits, const void* codes, int64_t n, int64_t k, uint8_t* packed) {
+        if (bits == 4)
+            pack_nibbles(static_cast<const uint8_t*>(codes), n, k, packed);
+        else
+            pack_bytes(static_cast<const int8_t*>(codes), n, k, packed);
+    }
+
+    static void pack_bytes(const int8_t* codes, int64_t n, int64_t k, uint8_t* packed) {
+        for (int64_t panel = 0; panel < count(n); ++panel)
+            for (int64_t k4 = 0; k4 < k / 4; ++k4)
+                for (int64_t row = panel * kColumns; row < (panel + 1) * kColumns; ++row)
+                    for (int i = 0; i < 4; ++i) *packed++ = uint8_t(row < n ? codes[row * k + k4 * 4 + i] + 128 : 128);
+    }
+
+    static void pack_nibbles(const uint8_t* codes, int64_t n, int64_t k, uint8_t* packed) {
         auto code = [&](int64_t row, int64_t column) {
             if (row >= n) return 8;
             uint8_t pair = codes[(row * k + column) / 2];

@@ -10,6 +10,7 @@ namespace {
 struct Plain {
     static constexpr int width = 8, rows = 4;
     static constexpr bool many_registers = false;
+    static constexpr bool wide_sums = true;
     struct Float {
         float v[width];
     };
@@ -41,6 +42,8 @@ struct Plain {
     static Float set(float x) { return each<Float>([=](int) { return x; }); }
     static Float load(const float* p) { return each<Float>([=](int i) { return p[i]; }); }
     static void store(float* p, Float a) { std::copy(a.v, a.v + width, p); }
+    static void stream(float* p, Float a) { store(p, a); }
+    static void fence() {}
     static Float add(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] + b.v[i]; }); }
     static Float mul(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] * b.v[i]; }); }
     static Float div(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] / b.v[i]; }); }

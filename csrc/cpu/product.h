@@ -1,8 +1,8 @@
 // y (M, N) = activation( sum over groups of scale_x scale_w (codes_x . codes_w) + h up^T + bias )
 //
 // Codes are multiplied as integers and each group of 64 is summed exactly; groups are added in float32 in ascending order,
-// whatever the number of threads. A task is a block of rows by some panels. Per panel the weight is unpacked to bytes in
-// pieces that stay in the first-level cache while all tiles of the block pass over them.
+// whatever the number of threads. A task is a block of rows by some panels. A panel's weight is unpacked to bytes once a block;
+// they stream from the second-level cache past the tiles, which costs nothing measurable beside keeping them in the first.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,8 @@ struct Product {
     using P = Panels<V>;
     using Float = typename V::Float;
     static constexpr int64_t kSmallest = 1 << 20;  // multiply-adds that are worth a task
-    static constexpr int64_t kBlock = 384;          // rows a task at most: a multiple of every tile's
+    static constexpr int64_t kPassing = 12 << 20;  // bytes
+    static constexpr int64_t kBlock = 384;         // rows a task at most: a multiple of every tile's
 
     static int64_t row_blocks(const ProductCall& call) { return (call.m + kBlock - 1) / kBlock; }
 
@@ -48,16 +49,26 @@ struct Product {
             if (first >= call.m) return;
             if (row_block != ready) rows = RowSource<V>::rows(call, first, std::min(block(call), call.m - first));
             ready = row_block;
+            rows.passing = passing(call);
             for (int64_t panel = begin; panel < std::min(begin + wide, P::count(call.n)); ++panel)
                 one_panel(call, rows, first, panel);
         }
+        V::fence();
+    }
+
+    // Is y so large that it passes the caches by? Whole lines can.
+    static bool passing(const ProductCall& call) {
+        return call.m * call.n * 4 >= kPassing && call.n % 16 == 0 && reinterpret_cast<uintptr_t>(call.y) % 64 == 0;
     }
 
     static void one_panel(const ProductCall& call, const Rows& rows, int64_t first, int64_t panel) {
-        auto* bytes = scratch<uint8_t, 7>(call.k * P::kColumns);
-        int64_t size = P::kColumns * call.k / 2;
-        const uint8_t* packed = call.weight + panel * size;
-        P::unpack(packed, call.k, bytes);
+        int64_t size = P::kColumns * call.k * call.weight_bits / 8;
+        const uint8_t *packed = call.weight + panel * size, *bytes = packed;
+        if (call.weight_bits == 4) {
+            auto* unpacked = scratch<uint8_t, 7>(call.k * P::kColumns);
+            P::unpack(packed, call.k, unpacked);
+            bytes = unpacked;
+        }
         tiles<V::rows>(rows.count, [&](auto R, int64_t row) {
             for (int64_t i = row * size / rows.count; i < (row + R) * size / rows.count; i += 64)
                 __builtin_prefetch(packed + size + i, 0, 2);  // the next panel, a part with each tile
@@ -75,7 +86,7 @@ struct Product {
         const int64_t *code_rows = rows.code.rows + row, *start_rows = rows.start.rows + row, *scale_rows = rows.scale.rows + row;
         const float* s = call.weight_scales + panel * call.k / kGroup * P::kColumns;
         FloatSums<V, R> sums;
-        unroll<R>([&](auto r) {  // where the results go, so that storing them does not wait
+        if (!rows.passing) unroll<R>([&](auto r) {  // where the results go, so that storing them does not wait
             const float* y = call.y + (first + row + r) * call.n + panel * P::kColumns;
             for (int i = 0; i < P::kColumns; i += 16) __builtin_prefetch(y + i, 1);
         });
@@ -158,8 +169,9 @@ struct Product {
         }
         unroll<R>([&](auto r) {
             float* y = call.y + (first + row + r) * call.n + panel * P::kColumns;
-            V::store(y, low[r]);
-            V::store(y + V::width, high[r]);
+            auto* put = rows.passing ? &V::stream : &V::store;
+            put(y, low[r]);
+            put(y + V::width, high[r]);
         });
     }
 

@@ -23,8 +23,9 @@ struct Places {
 struct Rows {
     int64_t count;
     bool scaled;            // a scale for each group; else one for each row
-    const int8_t* codes;    // a linear's in tiles, (k / 4, row in the tile, 4); a convolution's as they lie in the image
-    const int32_t* starts;  // where each group's sum starts, to take back the + 8 of the weights
+    bool passing;           // does y pass the caches by?
+    const int8_t* codes;    // a linear's in tiles, (k / 64, row in the tile, 64); a convolution's as they lie in the image
+    const int32_t* starts;  // where each group's sum starts, to take back the + 8 or + 128 of the weights
     const float* scales;
     const int16_t* h;       // (count, rank filled up to whole registers) words
     const float* h_scales;
@@ -63,7 +64,7 @@ struct RowSource {
             codes = bytes;
         }
         rows.codes = in_tiles(codes, count, k);
-        rows.starts = starts_of(codes, count * groups);
+        rows.starts = starts_of(call, codes, count * groups);
         rows.scales = call.scales + first * call.scale_groups;
         if (call.h) in_words(call.h + first * call.rank, call.rank, rows);
         for (int64_t i = 0; i < count; ++i) {
@@ -88,9 +89,10 @@ struct RowSource {
         return tiled;
     }
 
-    static const int32_t* starts_of(const int8_t* codes, int64_t groups) {
+    static const int32_t* starts_of(const ProductCall& call, const int8_t* codes, int64_t groups) {
         auto* starts = scratch<int32_t, 2>(groups);
         for (int64_t g = 0; g < groups; ++g) starts[g] = V::start(codes + g * kGroup);
+        for (int64_t g = 0; call.weight_bits == 8 && g < groups; ++g) starts[g] *= 16;  // 128 where it was 8
         return starts;
     }
 
@@ -123,7 +125,7 @@ struct RowSource {
                       scales + line * padded.width * call.scale_groups);
         rows.codes = codes;
         rows.scales = scales;
-        rows.starts = starts_of(codes, lines * padded.width * groups);
+        rows.starts = starts_of(call, codes, lines * padded.width * groups);
         for (int64_t i = 0; i < rows.count; ++i) {
             int64_t pixel = (padded.line(w, first + i) - top) * padded.width + (first + i) % w.columns * w.stride[1];
             rows.code.rows[i] = pixel * w.channels;

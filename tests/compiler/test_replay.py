@@ -80,6 +80,29 @@ def test_what_numbers_decide_is_not_replayed(lines: list[str]) -> None:
     assert check(program_of(lines, {}), token_inputs(calls=5))._replay is None
 
 
+def test_large_inputs_and_results_are_not_copied() -> None:
+    context = context_for(one_product(), token_inputs(), W4A8)
+    program, _ = run_recipe(one_product(), SVDQUANT, context)
+    calls = tuple((torch.randn(2, 3000, 64),) for _ in range(5))
+    replay = check(program, calls)._replay
+    assert replay is not None
+    assert {n.op for n in replay._loose} == {"placeholder", "call_function"}
+    for call in calls:
+        kept = call[0].clone()
+        (first,), (second,) = replay(*call), replay(*call)
+        assert torch.equal(first, second)
+        assert first.data_ptr() != second.data_ptr()
+        assert torch.equal(call[0], kept)
+    assert not replay._values.keys() & replay._loose, "nothing large is held between calls"
+
+
+def one_product() -> Program:
+    random = torch.Generator().manual_seed(0)
+    return program_of(
+        ["%y = aten::linear.default(%x, @w.weight, None)", "return [%y]"], {"w.weight": torch.randn(128, 64, generator=random)}
+    )
+
+
 def test_two_threads_at_once() -> None:
     program, _ = run_recipe(normed_block(), SVDQUANT, context_for(normed_block(), image_inputs(), W4A8))
     execution, replays = replayed(program)

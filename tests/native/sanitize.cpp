@@ -72,6 +72,7 @@ void product(const KernelTable* table) {
     int bits = kinds[draw(0, 2)];
     int64_t m = draw(1, 120), n = draw(1, 90), groups = draw(1, 20), k = 64 * groups, rank = draw(0, 1) ? draw(1, 40) : 0;
     if (bits == 32) rank = 0;
+    int weight_bits = bits != 32 && table->wide_sums && draw(0, 1) ? 8 : 4;
     Window window{};
     bool gathered = bits != 32 && draw(0, 1);
     int64_t pixels = m, taps = 1, channel_groups = groups;
@@ -95,8 +96,8 @@ void product(const KernelTable* table) {
     auto x = floats(bits == 32 ? m * k : 0);
     int64_t scale_groups = bits == 4 ? channel_groups : 1;
     auto scales = floats(pixels * scale_groups), weight_scales = floats(panels_of(table, n) * k / 64);
-    auto stored = bytes<uint8_t>(n * k / 2), packed = std::vector<uint8_t>(table->packed_bytes(n, k));
-    table->pack_weight(stored.data(), n, k, packed.data());
+    auto stored = bytes<uint8_t>(n * k * weight_bits / 8), packed = std::vector<uint8_t>(table->packed_bytes(weight_bits, n, k));
+    table->pack_weight(weight_bits, stored.data(), n, k, packed.data());
     auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up_scales = floats(panels_of(table, n));
     auto up = words(panels_of(table, n) * (rank + rank % 2));
     auto other = floats(m * n), shared = floats(n);
@@ -108,7 +109,7 @@ void product(const KernelTable* table) {
     ProductCall call{bits == 32 ? static_cast<const void*>(x.data()) : codes.data(), scales.data(), packed.data(),
                      weight_scales.data(), draw(0, 1) ? bias.data() : nullptr, rank ? h.data() : nullptr,
                      rank ? up.data() : nullptr, up_scales.data(), gathered ? &window : nullptr, m, n, k, rank, scale_groups, bits,
-                     int32_t(draw(0, 3)), spread(), spread(), y.data()};
+                     weight_bits, int32_t(draw(0, 3)), spread(), spread(), y.data()};
     aq_product(table, &call, 1);
 }
 

@@ -124,6 +124,41 @@ def test_gemm(kernels: str, format: str, seed: int, m: int, n: int, groups: int,
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 60), st.integers(1, 100), st.integers(1, 5), st.sampled_from([0, 8]), st.booleans())
+def test_gemm_by_bytes(kernels: str, seed: int, m: int, n: int, groups: int, rank: int, extreme: bool) -> None:
+    random = torch.Generator().manual_seed(seed)
+    weight = FORMATS["int8"].encode(torch.randn(n, 64 * groups, generator=random))
+    codes = FORMATS["int8"].encode(rows(seed, m, 64 * groups))
+    if extreme:
+        weight.codes.fill_(127)
+        codes.codes.fill_(-127)
+    h, up = (torch.randn(s, rank, generator=random) if rank else None for s in (m, n))
+    options = {"formats": ["int8", "int8"], "dtype": torch.float32}
+    kernel = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight, None, Slot if rank else None, up), options)
+    assert (kernel is None) == (kernels in ("avx2", "avx512")), "two products of bytes do not fit 16 bits"
+    if kernel is None:
+        return
+    y = kernel(*codes, h) if rank else kernel(*codes)
+    expected = ops.gemm(*codes, *weight, None, h, up, **options)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("kernels", ["plain", "avx512-vnni"])
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 2), st.integers(1, 40), st.integers(0, 1))
+def test_conv2d_by_bytes(kernels: str, seed: int, groups: int, n: int, padding: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    codes = FORMATS["int8"].encode(rows(seed, 2 * 5 * 6, 64 * groups).view(2, 5, 6, 64 * groups))
+    weight = FORMATS["int8"].encode(torch.randn(n, 3, 3, 64 * groups, generator=random))
+    options = {"formats": ["int8", "int8"], "dtype": torch.float32, "stride": [1, 1], "padding": [padding] * 2, "dilation": [1, 1]}
+    kernel = target(kernels).lower("aquatint::conv2d", (Slot, Slot, *weight), options)
+    assert kernel is not None
+    expected = ops.conv2d(*codes, *weight, **options)
+    torch.testing.assert_close(kernel(*codes), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
 @settings(max_examples=10, deadline=None)
 @given(
     st.integers(0, 999), st.integers(1, 18), st.integers(1, 100), st.integers(1, 20), st.booleans(),
