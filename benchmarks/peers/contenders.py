@@ -226,6 +226,7 @@ CONTENDERS = {
         Contender("aquatint W4A8 r32, unfused", None, partial(ours, recipe="svdq-w4a8-r32", fused=False)),
         Contender("aquatint W4A8 r0", None, partial(ours, recipe="svdq-w4a8-r32", rank=0)),
         Contender("aquatint W4A4 r32", None, partial(ours, recipe="svdq-w4a4-r32")),
+        Contender("aquatint W8A8", None, partial(ours, recipe="w8a8")),
         Contender("bare integer loop", None, partial(ceiling, kind=0)),
         Contender("bare FMA loop", None, partial(ceiling, kind=1)),
     )

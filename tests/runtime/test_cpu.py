@@ -151,7 +151,8 @@ def test_conv2d_by_bytes(kernels: str, seed: int, groups: int, n: int, padding: 
     random = torch.Generator().manual_seed(seed)
     codes = FORMATS["int8"].encode(rows(seed, 2 * 5 * 6, 64 * groups).view(2, 5, 6, 64 * groups))
     weight = FORMATS["int8"].encode(torch.randn(n, 3, 3, 64 * groups, generator=random))
-    options = {"formats": ["int8", "int8"], "dtype": torch.float32, "stride": [1, 1], "padding": [padding] * 2, "dilation": [1, 1]}
+    geometry = {"stride": [1, 1], "padding": [padding] * 2, "dilation": [1, 1]}
+    options = {"formats": ["int8", "int8"], "dtype": torch.float32, **geometry}
     kernel = target(kernels).lower("aquatint::conv2d", (Slot, Slot, *weight), options)
     assert kernel is not None
     expected = ops.conv2d(*codes, *weight, **options)
