@@ -108,7 +108,7 @@ class GroupAffineKernel(BoundKernel):
 
 
 class _Product:
-    """A weight of 4 or 8 bits with its scales, bias and up-projection, in panels as the product reads them, and its epilogue."""
+    """A weight of 4 or 8 bits with its scales, bias and up-projection, in panels as the product reads them; its epilogue."""
 
     def __init__(
         self, kernels: KernelSet, weight: Tensor, scales: Tensor, bias: Tensor | None, up: Tensor | None, bits: int,

@@ -194,7 +194,10 @@ struct Product {
             low = V::add(low, v_low);
             high = V::add(high, v_high);
         }
-        store_some<V>(call.y + (first + row) * call.n + column, low, high, left);
+        float* y = call.y + (first + row) * call.n + column;
+        if (!rows.passing || left < P::kColumns) return store_some<V>(y, low, high, left);
+        V::stream(y, low);
+        V::stream(y + V::width, high);
     }
 };
 
