@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -30,17 +31,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     cases = [c for c in CASES if any(part in c for part in options.cases.split(","))]
-    results = {case: {s.name: measure(s, case, options.threads) for s in STORED.values()} for case in cases}
-    path = write_record("cpu_memory", {"threads": options.threads, "cases": results})
+    results: dict[str, Any] = {}
+    for case in cases:  # written as they come, so that a run that is cut short keeps what it measured
+        results[case] = {s.name: measure(s, case, options.threads) for s in STORED.values()}
+        report(results, options.threads)
+    print(tables(results))
+
+
+def report(results: dict[str, Any], threads: int) -> None:
+    path = write_record("cpu_memory", {"threads": threads, "cases": results})
+    command = f"python -m benchmarks.cpu_memory {shlex.join(sys.argv[1:])}".strip()
     head = f"""# Memory: what a process needs to run a model from files
 
-`python -m benchmarks.cpu_memory`, raw: `benchmarks/results/{path.name}`. Each runs in a fresh process: *peak* and *at the
+`{command}`, raw: `benchmarks/results/{path.name}`. Each runs in a fresh process: *peak* and *at the
 end* are of the whole process over loading and three calls, in MB; *library* is what it had before the model was loaded; *model*
 is the peak beyond it; *files* is what lies on the disk.
 
 """
     (ROOT / "docs" / "cpu_memory.md").write_text(head + tables(results))
-    print(tables(results))
 
 
 def measure(stored: Stored, case: str, threads: int) -> dict[str, Any]:
