@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,10 @@ def main() -> None:
     results = {name: measure(case, wanted, options) for name, case in cases.items()}
     path = write_record("cpu_scaling", {"threads": options.threads, "turns": options.turns, "cases": results})
     plot(results, ROOT / "docs" / "cpu_scaling.png")
+    command = f"python -m benchmarks.cpu_scaling {shlex.join(sys.argv[1:])}".strip()
     head = f"""# CPU: how time grows with tokens and with width
 
-`python -m benchmarks.cpu_scaling` on {cpu()}, {options.threads} threads; raw: `benchmarks/results/{path.name}`. One block of a
+`{command}` on {cpu()}, {options.threads} threads; raw: `benchmarks/results/{path.name}`. One block of a
 DiT with random weights. The ceilings do the multiply-adds of its products on registers alone, without those of attention.
 
 ![time against tokens and width](cpu_scaling.png)

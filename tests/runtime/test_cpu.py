@@ -338,6 +338,21 @@ def test_products_of_plain_numbers(kernels: str, seed: int, m: int, k: int, n: i
     torch.testing.assert_close(kernel(x), torch.nn.functional.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("n", [1024, 1040, 1030])
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_results_that_pass_the_caches_by(kernels: str, n: int, activation: str | None) -> None:
+    weight = FORMATS["int4-g64"].encode(torch.randn(n, 64))
+    codes = FORMATS["int8"].encode(torch.randn(3200, 64))
+    options = {"formats": ["int8", "int4-g64"], "dtype": torch.float32, "activation": activation}
+    kernel = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight), options)
+    assert kernel is not None
+    y = kernel(*codes)
+    assert y.nbytes > 12 << 20, "kPassing in csrc/cpu/product.h"
+    expected = ops.gemm(*codes, *weight, **options)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
 def test_extremes_fit_their_sums() -> None:
     """Every code at its largest, of either sign: the 16-bit sums of a group must hold them."""
     codes = torch.tensor([[127] * 64, [-127] * 64, [127, -127] * 32], dtype=torch.int8)
