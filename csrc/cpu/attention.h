@@ -32,7 +32,7 @@ struct Attention {
 
     static int64_t blocks(const AttentionCall& call) { return (call.queries + block(call) - 1) / block(call); }
 
-    static int64_t tasks(const AttentionCall& call, int) { return call.batch * call.heads * blocks(call); }
+    static int64_t tasks(const AttentionCall& call) { return call.batch * call.heads * blocks(call); }
 
     // A head's keys as words (keys / P, width / 2, P, 2) with a scale each; its values in panels (width / P, keys, P), of which the
     // last is half as wide where that is enough.

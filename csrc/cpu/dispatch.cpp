@@ -77,23 +77,23 @@ AQ_EXPORT void aq_pack_weight(const KernelTable* table, int bits, const void* co
 }
 
 AQ_EXPORT void aq_quantize(const KernelTable* table, const QuantizeCall* call, int threads) {
-    aquatint::spread(table->quantize, *call, table->quantize_tasks(*call, threads), threads);
+    aquatint::spread(table->quantize, *call, table->quantize_tasks(*call), threads);
 }
 
 AQ_EXPORT void aq_product(const KernelTable* table, const ProductCall* call, int threads) {
-    aquatint::spread(table->product, *call, table->product_tasks(*call, threads), threads);
+    aquatint::spread(table->product, *call, table->product_tasks(*call), threads);
 }
 
 AQ_EXPORT void aq_group_affine(const KernelTable* table, const GroupAffineCall* call, int threads) {
-    aquatint::spread(table->group_affine, *call, table->group_affine_tasks(*call, threads), threads);
+    aquatint::spread(table->group_affine, *call, table->group_affine_tasks(*call), threads);
 }
 
 AQ_EXPORT void aq_attention(const KernelTable* table, const AttentionCall* call, int threads) {
-    aquatint::spread(table->attention, *call, table->attention_tasks(*call, threads), threads);
+    aquatint::spread(table->attention, *call, table->attention_tasks(*call), threads);
 }
 
 AQ_EXPORT void aq_linear(const KernelTable* table, const LinearCall* call, int threads) {
-    aquatint::spread(table->linear, *call, table->linear_tasks(*call, threads), threads);
+    aquatint::spread(table->linear, *call, table->linear_tasks(*call), threads);
 }
 
 // Multiply-adds done; see ceiling.h.

@@ -18,7 +18,7 @@ struct FloatProduct {
     static constexpr int kRows = 4;
     static constexpr int64_t kShare = 4;  // panels a task
 
-    static int64_t tasks(const ProductCall& call, int) { return (P::count(call.n) + kShare - 1) / kShare; }
+    static int64_t tasks(const ProductCall& call) { return (P::count(call.n) + kShare - 1) / kShare; }
 
     static void run(const ProductCall& call, int64_t task) {
         int64_t last = std::min(P::count(call.n), (task + 1) * kShare);

@@ -31,7 +31,7 @@ struct GroupAffine {
 
     static int64_t shares(const GroupAffineCall& call) { return (call.groups + share(call) - 1) / share(call); }
 
-    static int64_t tasks(const GroupAffineCall& call, int) { return call.images * shares(call); }
+    static int64_t tasks(const GroupAffineCall& call) { return call.images * shares(call); }
 
     static void run(const GroupAffineCall& call, int64_t task) {
         int64_t image = task / shares(call), width = group_width(call);

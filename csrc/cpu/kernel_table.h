@@ -116,15 +116,15 @@ struct KernelTable {
     bool wide_sums;  // do products of bytes go into 32 bits? Those of weights in 8 bits need that
     int64_t (*packed_bytes)(int bits, int64_t n, int64_t k);
     void (*pack_weight)(int bits, const void* codes, int64_t n, int64_t k, uint8_t* packed);
-    int64_t (*quantize_tasks)(const QuantizeCall&, int threads);
+    int64_t (*quantize_tasks)(const QuantizeCall&);
     void (*quantize)(const QuantizeCall&, Tasks&);
-    int64_t (*product_tasks)(const ProductCall&, int threads);
+    int64_t (*product_tasks)(const ProductCall&);
     void (*product)(const ProductCall&, Tasks&);
-    int64_t (*group_affine_tasks)(const GroupAffineCall&, int threads);
+    int64_t (*group_affine_tasks)(const GroupAffineCall&);
     void (*group_affine)(const GroupAffineCall&, Tasks&);
-    int64_t (*attention_tasks)(const AttentionCall&, int threads);
+    int64_t (*attention_tasks)(const AttentionCall&);
     void (*attention)(const AttentionCall&, Tasks&);
-    int64_t (*linear_tasks)(const LinearCall&, int threads);
+    int64_t (*linear_tasks)(const LinearCall&);
     void (*linear)(const LinearCall&, Tasks&);
     double (*ceiling)(int kind, int64_t rounds);
 };

@@ -22,8 +22,8 @@ struct Kernels {
         for (int64_t task; (task = tasks.take()) >= 0;) Kernel::run(call, task);
     }
 
-    static int64_t product_tasks(const ProductCall& call, int threads) {
-        return call.bits == 32 ? FloatProduct<V>::tasks(call, threads) : Product<V>::tasks(call, threads);
+    static int64_t product_tasks(const ProductCall& call) {
+        return call.bits == 32 ? FloatProduct<V>::tasks(call) : Product<V>::tasks(call);
     }
 
     static void product(const ProductCall& call, Tasks& tasks) {

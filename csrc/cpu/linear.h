@@ -22,7 +22,7 @@ struct Linear {
 
     static int64_t shares(const LinearCall& call) { return (call.n + kShare - 1) / kShare; }
 
-    static int64_t tasks(const LinearCall& call, int) { return (call.m + kBlock - 1) / kBlock * shares(call); }
+    static int64_t tasks(const LinearCall& call) { return (call.m + kBlock - 1) / kBlock * shares(call); }
 
     static void run(const LinearCall& call, int64_t task) {
         int64_t row = task / shares(call) * kBlock, rows = std::min(kBlock, call.m - row);

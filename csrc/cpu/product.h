@@ -38,7 +38,7 @@ struct Product {
 
     static int64_t shares(const ProductCall& call) { return (P::count(call.n) + share(call) - 1) / share(call); }
 
-    static int64_t tasks(const ProductCall& call, int) { return row_blocks(call) * shares(call); }
+    static int64_t tasks(const ProductCall& call) { return row_blocks(call) * shares(call); }
 
     // Each thread makes the rows of a block ready once, for all tasks that it gets of that block.
     static void work(const ProductCall& call, Tasks& tasks) {

@@ -23,7 +23,7 @@ struct Quantize {
         return std::clamp<int64_t>(65536 / call.k / V::rows * V::rows, V::rows, 48);
     }
 
-    static int64_t tasks(const QuantizeCall& call, int) { return (call.m + block(call) - 1) / block(call); }
+    static int64_t tasks(const QuantizeCall& call) { return (call.m + block(call) - 1) / block(call); }
 
     static void run(const QuantizeCall& call, int64_t task) {
         int64_t first = task * block(call), count = std::min(call.m - first, block(call));
