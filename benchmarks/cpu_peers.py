@@ -51,8 +51,11 @@ class Worker:
     def ask(self, calls: int) -> dict[str, Any]:
         assert self.process
         assert self.process.stdin
-        self.process.stdin.write(f"{calls}\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(f"{calls}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return {"missing": "its process ended, as it does for want of memory"}
         return self.answer()
 
 

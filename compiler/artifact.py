@@ -26,7 +26,7 @@ from aquatint.compiler.errors import AquatintError, ArtifactError
 from aquatint.compiler.interface import InputSpec, Interface, Parameter
 from aquatint.compiler.mapped import mapped
 from aquatint.compiler.page import page
-from aquatint.compiler.program import Program, Site, narrowest
+from aquatint.compiler.program import Program, Range, Site, narrowest
 from aquatint.compiler.text import GraphBuilder, plain
 from aquatint.compiler.verify import verify
 from aquatint.compiler.weights import Narrow, Weights
@@ -73,6 +73,7 @@ def save(path: str | Path, program: Program, recipe: Mapping[str, Any], report: 
             "sampler": None if program.sampler is None else dict(program.sampler),
             "recipe": dict(recipe),
             "log": list(program.log),
+            "ranges": {site: [list(ends) for ends in both] for site, both in program.ranges.items()},
             "sites": [dataclasses.asdict(site) for site in program.sites],
             "report": dict(report),
         }
@@ -181,7 +182,7 @@ def _program(path: Path, manifest: Mapping[str, Any], weights: Weights) -> Progr
         program = Program(
             manifest["name"], builder.graph, weights, _interface(data["interface"]),
             tuple(Site(**{**row, "kernel": tuple(row["kernel"])}) for row in manifest["sites"]),
-            manifest["config"], manifest["sampler"], tuple(manifest["log"]),
+            manifest["config"], manifest["sampler"], tuple(manifest["log"]), _ranges(manifest.get("ranges", {})),
         )  # fmt: skip
         verify(program)
     except KeyError as error:
@@ -193,10 +194,17 @@ def _program(path: Path, manifest: Mapping[str, Any], weights: Weights) -> Progr
     return program
 
 
+def _ranges(data: Mapping[str, Any]) -> dict[str, tuple[Range, Range]]:
+    return {site: (tuple(map(float, given)), tuple(map(float, result))) for site, (given, result) in data.items()}  # type: ignore[misc]
+
+
 def _interface(data: Mapping[str, Any]) -> Interface:
     return Interface(
         tuple(Parameter(**row) for row in data["parameters"]),
-        tuple(InputSpec(row["path"], row["dtype"], tuple(row["shape"]), row["vector"]) for row in data["inputs"]),
+        tuple(
+            InputSpec(row["path"], row["dtype"], tuple(row["shape"]), row["vector"], tuple(row.get("example", ())))
+            for row in data["inputs"]
+        ),
         tuple((path, value) for path, value in data["constants"]),
         data["output"],
     )

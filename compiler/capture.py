@@ -91,7 +91,7 @@ def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str
     graph, weights, shapes = _converted(exported)
     batch = next((shape[0] for shape in shapes if len(shape) > 1), None)
     inputs = tuple(
-        InputSpec(path, str(t.dtype).removeprefix("torch."), shape, path in vectors or shape == (batch,))
+        InputSpec(path, str(t.dtype).removeprefix("torch."), shape, path in vectors or shape == (batch,), tuple(t.shape))
         for (path, t), shape in zip(tensors.items(), shapes, strict=True)
     )
     interface = Interface(parameters, inputs, tuple(constants), flat.output)

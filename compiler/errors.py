@@ -31,3 +31,7 @@ class ArtifactError(AquatintError):
 
 class InputError(AquatintError):
     """A call of a compressed module with inputs that its program was not captured for."""
+
+
+class ExportError(AquatintError):
+    """A program that can't be written as ONNX; lists the nodes that stand in the way."""

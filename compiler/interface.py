@@ -25,12 +25,14 @@ class InputSpec:
     dtype   "float32"; other floats are cast to it
     shape   ints, and symbols ("s0") for what may vary; a symbol means the same size everywhere
     vector  one entry a sample; a plain number or a 0-d tensor is accepted and stands for all samples
+    example its sizes when the program was captured
     """
 
     path: str
     dtype: str
     shape: tuple[int | str, ...]
     vector: bool = False
+    example: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

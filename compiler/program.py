@@ -14,6 +14,9 @@ from aquatint.compiler.interface import Interface
 from aquatint.compiler.weights import Weights
 
 
+Range = tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Site:
     """One place that holds weight worth compressing, under the name that the user gave it.
@@ -62,6 +65,7 @@ class Program:
     graph     placeholders (the inputs in order), get_attr nodes (weights by name), table operators, one output list
     sampler   the scheduler configuration that it was made for, as diffusers writes it, or None
     log       the passes that it went through, as they print
+    ranges    by site: (low, high) of a convolution's input before smoothing and of its bare result, where a pass observed them
     """
 
     name: str
@@ -72,6 +76,7 @@ class Program:
     config: Mapping[str, Any] = field(default_factory=dict)
     sampler: Mapping[str, Any] | None = None
     log: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[Range, Range]] = field(default_factory=dict)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Run by the operators' meaning."""

@@ -11,10 +11,11 @@ from aquatint.passes.canonicalize import Canonicalize
 from aquatint.passes.epilogue import Epilogue
 from aquatint.passes.fuse import Fuse
 from aquatint.passes.lowrank import LowRankBranch
+from aquatint.passes.observe import Observe
 from aquatint.passes.quantize import Quantize
 from aquatint.passes.smooth import Smooth
 
-PASSES: dict[str, type] = {p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb)}
+PASSES: dict[str, type] = {p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb, Observe)}
 
 SVDQUANT: tuple[Pass, ...] = (
     Canonicalize(),
@@ -24,6 +25,7 @@ SVDQUANT: tuple[Pass, ...] = (
     Fuse(),  # looks for what the others left side by side
     Epilogue(),
     Absorb(),  # behind epilogue: an activation belongs to the product before it rather than to the quantize behind it
+    Observe(),  # of what is left of the graph, nothing changes any more
 )
 WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Fuse(), Epilogue())
 
@@ -60,7 +62,10 @@ PRESETS: dict[str, Recipe] = {
         _preset("nvfp4-r32", SVDQUANT, Treatment("nvfp4", "nvfp4", 32), "int4-g64"),
         _preset("w4a16", WEIGHTS_ONLY, Treatment("int4-g64"), "int4-g64"),
         _preset(
-            "w8a8", (Canonicalize(), Smooth(), Quantize(), Fuse(), Epilogue(), Absorb()), Treatment("int8", "int8"), "int8"
+            "w8a8",
+            (Canonicalize(), Smooth(), Quantize(), Fuse(), Epilogue(), Absorb(), Observe()),
+            Treatment("int8", "int8"),
+            "int8",
         ),
         _preset("w8a16", WEIGHTS_ONLY, Treatment("int8"), "int8"),
     )

@@ -51,6 +51,11 @@ class Operator:
     def schema(self) -> inspect.Signature:
         return inspect.signature(self.meaning)
 
+    @property
+    def tensors(self) -> list[str]:
+        """The parameters that take a tensor, in order."""
+        return [p.name for p in self.schema.parameters.values() if "Tensor" in str(p.annotation)]
+
 
 def _quantize(
     x: Tensor, smooth: Tensor | None = None, down: Tensor | None = None, gain: Tensor | None = None,

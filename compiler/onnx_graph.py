@@ -1,0 +1,169 @@
+"""A program as an ONNX model, in which our operators stand under their own names for a target to lower.
+
+PyTorch's exporter translates the ATen operators. A node of ours becomes one node of the domain `aquatint`: its tensors are its
+inputs in the order of the operator's schema, all else is in its attributes. Weights keep their names.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+
+from aquatint.compiler.errors import ExportError
+from aquatint.compiler.program import Program
+from aquatint.runtime import ops
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DOMAIN, ATTENTION = "aquatint", "attention"
+OPSET = 21  # the first with 4-bit integers and scales by blocks
+
+
+def onnx_graph(program: Program) -> ir.Model:
+    """`program` as an onnx_ir model with opset 21; its inputs and outputs are called as `interface_names` says.
+
+    Raises ExportError for an artifact that does not say its example's sizes, and with the nodes that have no translation.
+    """
+    if any(not spec.example and spec.shape for spec in program.interface.inputs):
+        raise ExportError(f"{program.name} does not say the sizes that it was captured with: compile it again")
+    examples = tuple(torch.zeros(spec.example, dtype=getattr(torch, spec.dtype)) for spec in program.interface.inputs)
+    free = tuple({i: Dim.AUTO for i, s in enumerate(spec.shape) if isinstance(s, str)} for spec in program.interface.inputs)
+    traceable = _Traceable(program)
+    with torch.no_grad(), _quiet():
+        exported = torch.export.export(traceable, examples, dynamic_shapes=(free,), strict=False)
+        _pair_products(exported.graph)
+        exported.graph.eliminate_dead_code()
+        try:
+            model = torch.onnx.export(exported, opset_version=OPSET, dynamo=True, verbose=False, optimize=True).model
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(_untranslated(program, error)) from error
+    _name(model, program, traceable.places)
+    return model
+
+
+def interface_names(program: Program) -> tuple[list[str], list[str]]:
+    """What the graph's inputs and outputs are called: inputs by their path in the call, outputs with `out_` before their field."""
+    tree, count = program.interface.output, len(program.graph.output_node().args[0])  # type: ignore[arg-type]
+    fields = list(tree.get("items", {})) if tree["kind"] in ("class", "dict") else []
+    fields = fields if len(fields) == count else [str(i) for i in range(count)]
+    return [spec.path for spec in program.interface.inputs], [f"out_{field}" for field in fields]
+
+
+class _Traceable(nn.Module):
+    """The program as torch.export reads it. `places` are the names of its weights here."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.graph = program.graph
+        self.places = {name: f"weight_{i}" for i, name in enumerate(program.weights)}
+        for name, place in self.places.items():
+            self.register_buffer(place, program.weights[name])
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        values: dict[fx.Node, Any] = dict(zip((n for n in self.graph.nodes if n.op == "placeholder"), inputs, strict=True))
+        for node in self.graph.nodes:
+            if node.op == "get_attr":
+                values[node] = getattr(self, self.places[str(node.target)])
+            elif node.op == "call_function":
+                args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)  # type: ignore[misc]
+                values[node] = _called(node.target, args, kwargs)
+        return [values[n] for n in self.graph.output_node().args[0]]  # type: ignore[union-attr]
+
+
+def _called(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if isinstance(target, ops.Operator):
+        return _standing_for(target, args, kwargs)
+    if target is torch.ops.aten.scaled_dot_product_attention.default and _is_plain_attention(*args, **kwargs):
+        query, key, value = args[:3]
+        options = {} if kwargs.get("scale") is None else {"scale": float(kwargs["scale"])}
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{ATTENTION}", (query, key, value), options,
+            dtype=query.dtype, shape=(*query.shape[:-1], value.shape[-1]), version=1,
+        )  # fmt: skip
+    return target(*args, **kwargs)
+
+
+def _is_plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Any = None, dropout: float = 0.0, causal: bool = False, **options: Any
+) -> bool:
+    """Heads of (B, heads, tokens, width) without a mask: others go by the exporter's own translation."""
+    shared = options.get("enable_gqa", False)
+    return query.dim() == 4 and mask is None and options.get("attn_mask") is None and not dropout and not causal and not shared
+
+
+def _standing_for(op: ops.Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One ONNX node of our domain in the place of a call; its meaning says what comes out."""
+    bound = op.schema.bind(*args, **kwargs)
+    tensors = op.tensors
+    attributes = {k: _attribute(v) for k, v in bound.arguments.items() if k not in tensors and v is not None}
+    with disable_proxy_modes_tracing():  # what its meaning computes is not part of the graph
+        results = op(*args, **kwargs)
+    many = results if isinstance(results, tuple) else (results,)
+    made = torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::{op.__name__}", [bound.arguments.get(name) for name in tensors], attributes,
+        dtypes=[r.dtype for r in many], shapes=[r.shape for r in many], version=1,
+    )  # fmt: skip
+    return tuple(made) if isinstance(results, tuple) else made[0]
+
+
+def _attribute(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, (tuple, list)):
+        return [v or "" for v in value] if any(isinstance(v, str) for v in value) else list(value)
+    return value
+
+
+def _pair_products(graph: fx.Graph) -> None:
+    """torch.export writes a product of three sizes as one call of a function that takes two."""
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target is operator.mul and len(node.args) > 2:
+            with graph.inserting_before(node):
+                *others, last = node.args
+                node.args = (reduce(lambda a, b: graph.call_function(operator.mul, (a, b)), others), last)
+
+
+def _name(model: ir.Model, program: Program, places: dict[str, str]) -> None:
+    """The user's names for inputs, outputs, free sizes and weights."""
+    import onnx_ir as ir
+
+    graph = model.graph
+    inputs, outputs = interface_names(program)
+    for value, name, spec in zip(graph.inputs, inputs, program.interface.inputs, strict=True):
+        value.name = name
+        value.shape = ir.Shape(spec.shape)
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        value.name = name
+    named = {place: name for name, place in places.items()}
+    for value in list(graph.initializers.values()):
+        if value.name in named:
+            value.name = named[value.name]
+
+
+def _untranslated(program: Program, error: Exception) -> str:
+    """The operators that the exporter has no translation for, by node."""
+    return f"{program.name} can't be written as ONNX: {error}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on its own progress."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
