@@ -34,13 +34,15 @@ $(LIBRARY): .venv/ready $(SOURCES)
 	$(BIN)/cmake --build build/cpu --parallel
 
 # Their own packages on top of ours: torch, numpy and diffusers are the ones that we measure with.
-PEERS := openvino onnxruntime torchao bitsandbytes quanto
+PEERS := openvino onnxruntime torchao bitsandbytes quanto optimum
 peers: $(PEERS:%=build/peers/%/ready)
 build/peers/openvino/ready: PACKAGES = openvino nncf
 build/peers/onnxruntime/ready: PACKAGES = onnxruntime onnx onnxscript onnx_ir
 build/peers/torchao/ready: PACKAGES = torchao
 build/peers/bitsandbytes/ready: PACKAGES = bitsandbytes
 build/peers/quanto/ready: PACKAGES = optimum-quanto
+# optimum-onnx asks for transformers < 4.58, these for huggingface_hub < 1, and that for an older diffusers.
+build/peers/optimum/ready: PACKAGES = optimum-onnx "diffusers<0.37" "transformers<4.58"
 build/peers/%/ready: .venv/ready
 	$(PYTHON) -m venv build/peers/$*
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" \

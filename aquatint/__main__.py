@@ -1,4 +1,4 @@
-"""The command line: python -m aquatint compile | inspect | run | bench | demo."""
+"""The command line: python -m aquatint compile | inspect | run | export | bench | demo."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ COMMANDS = {
     "compile": "compress a checkpoint into an artifact",
     "inspect": "show an artifact: its program, its sites, and why each was treated as it was",
     "run": "draw images with an artifact",
+    "export": "write an artifact as ONNX, for an unmodified onnxruntime",
     "bench": "time an artifact, beside the model that it was made from",
     "demo": "compress the two models of this repository and show what it does to them",
 }

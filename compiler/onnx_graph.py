@@ -90,6 +90,10 @@ def _called(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             f"{DOMAIN}::{ATTENTION}", (query, key, value), options,
             dtype=query.dtype, shape=(*query.shape[:-1], value.shape[-1]), version=1,
         )  # fmt: skip
+    if target is torch.ops.aten.view.default:  # in ONNX nothing has strides that a view would have to respect
+        return args[0].reshape(args[1])
+    if target is torch.ops.aten.squeeze.dim and args[0].shape[args[1]] != 1:  # the exporter writes a Squeeze all the same
+        return args[0]
     return target(*args, **kwargs)
 
 

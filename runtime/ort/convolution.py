@@ -19,7 +19,7 @@ TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
 def conv2d(write: Writer, call: Call, source: Source, options: OrtOptions, seen: tuple[Range, Range] | None) -> ir.Value:
     """`seen` are the ranges of the input before smoothing and of the result before its epilogue, from calibration."""
-    stored = Stored.of(call, source.smooth, source.down)
+    stored = Stored.of(call, source, source.smooth)
     if options.weights == "fp32":
         weight = write.constant(image_layout(stored.dense(), kernel_size(call)), f"{stored.name}.weight")
         y = write("Conv", source.value, weight, call.inputs["bias"], **geometry(call))

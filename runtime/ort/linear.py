@@ -18,9 +18,9 @@ TO_CHANNELS_LAST = (0, 2, 3, 1)
 def gemm(write: Writer, call: Call, source: Source, options: OrtOptions, seen: tuple[Range, Range] | None) -> ir.Value:
     """activation(x Wᵀ + bias) gate + residual; over an image's pixels as a convolution, where calibration knows the ranges."""
     if source.is_image and seen is not None and options.weights != "fp32":
-        y = fixed_convolution(write, call, source, Stored.of(call, source.smooth, source.down), options, seen)
+        y = fixed_convolution(write, call, source, Stored.of(call, source, source.smooth), options, seen)
         return finished(write, call, write("Transpose", y, perm=TO_CHANNELS_LAST))
-    stored = Stored.of(call, None, source.down)
+    stored = Stored.of(call, source)
     few = source.rank <= 2  # one row a sample
     if options.weights == "fp32":
         y = _added(write, call, write("MatMul", source.smoothed_rows(write), _floats(write, stored)))

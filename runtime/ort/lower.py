@@ -90,7 +90,7 @@ def _lowered(
         return dequantized(write, call)
     codes = call.inputs["codes"]
     assert codes is not None
-    source = sources.get(codes) or Source(codes, -1, len(codes.shape or ()))  # plain numbers, not quantized
+    source = sources.get(codes) or Source(write.site, codes, -1, len(codes.shape or ()))  # plain numbers, not quantized
     if name == "gemm":
         return gemm(write, call, source, options, ranges.get(write.site))
     return conv2d(write, call, source, options, ranges.get(write.site))

@@ -40,8 +40,10 @@ class Source:
 
     smooth  (K,) what its channels are still to be multiplied with, or None
     down    the branch's projection, as the quantize has it
+    name    of the first site that reads it
     """
 
+    name: str
     value: ir.Value
     axis: int
     rank: int
@@ -104,7 +106,7 @@ def source_of(write: Writer, call: Call, norms: dict[ir.Value, GroupNorm]) -> So
     early = affine and not activation and not (rank == 4 and axis == 1)  # smoothing is part of the gain and the offset
     vector = smooth if early else None
     x = _affine(write, x, eps, gain, offset, vector) if norm is None else _group_norm(write, norm, vector)
-    return Source(activated(write, x, activation), axis, rank, None if early else smooth, call.array("down"))
+    return Source(write.site, activated(write, x, activation), axis, rank, None if early else smooth, call.array("down"))
 
 
 def _affine(

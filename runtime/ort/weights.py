@@ -16,6 +16,7 @@ import torch
 
 from aquatint.compiler.formats import format_named, unpack_nibbles
 from aquatint.runtime.ort.graph import Call, Writer
+from aquatint.runtime.ort.source import Source
 
 LARGEST = 127  # of a byte's code
 
@@ -35,11 +36,12 @@ class Stored:
     up: np.ndarray | None
     down: np.ndarray | None
     smooth: np.ndarray | None
+    branch_name: str = ""
 
     @staticmethod
-    def of(call: Call, smooth: np.ndarray | None, down: np.ndarray | None) -> Stored:
-        """The weight of a gemm or conv2d. `down` (T r, K) is with the quantize that the branch comes from; so is `smooth` (K,),
-        to be given where the input is not smoothed."""
+    def of(call: Call, source: Source, smooth: np.ndarray | None = None) -> Stored:
+        """The weight of a gemm or conv2d that reads `source`, which knows the down-projection (T r, K); `smooth` (K,) is to be
+        given where the input is not smoothed."""
         value = call.inputs["weight"]
         assert value is not None
         assert value.name
@@ -49,12 +51,12 @@ class Stored:
         row = format_named(call.options["formats"][1])
         codes = unpacked(codes) if row.bits == 4 else codes
         codes, scales = (a.reshape(len(a), -1, a.shape[-1]) for a in (codes, scales))
-        up = call.array("up")
+        up, down = call.array("up"), source.down
         if up is None or down is None:
             return Stored(value.name.removesuffix(".codes"), row.bits, codes, scales, None, None, smooth)
         up = up.reshape(len(up), -1)
         down = down.reshape(codes.shape[1], up.shape[1], codes.shape[2])
-        return Stored(value.name.removesuffix(".codes"), row.bits, codes, scales, up, down, smooth)
+        return Stored(value.name.removesuffix(".codes"), row.bits, codes, scales, up, down, smooth, source.name)
 
     @property
     def group(self) -> int:
@@ -99,21 +101,22 @@ def folded(write: Writer, stored: Stored) -> tuple[ir.Value, np.ndarray]:
     steps = stored.scales.transpose(1, 2, 0)[:, :, None].astype(ml_dtypes.bfloat16)
     steps = write.cast(write.constant(steps, f"{name}.int4_scales"), ir.DataType.FLOAT)
     weight = write("Mul", write.cast(codes, ir.DataType.FLOAT), steps)
-    weight = write("Reshape", weight, write.indices(taps * width, outputs))
+    weight = write("Reshape", weight, write.indices(taps, width, outputs))
     if stored.up is not None:
         down, up = (write.cast(value, ir.DataType.FLOAT) for value in branch(write, stored))
+        down = down if taps == 1 else write("Reshape", down, write.indices(taps, width, -1))
         weight = write("Add", weight, write("MatMul", down, up))
     if stored.smooth is not None:
-        smooth = np.tile(stored.smooth.reshape(-1), taps)[:, None]
-        weight = write("Mul", weight, write.constant(smooth, f"{name}.smooth_column"))
+        weight = write("Mul", weight, write.constant(stored.smooth.reshape(-1, 1), f"{name}.smooth_column"))
     weight = write("Round", write("Div", weight, write.constant(scales, f"{name}.byte_scales")))
+    weight = write("Reshape", weight, write.indices(taps * width, outputs))
     return write.cast(weight, ir.DataType.INT8), scales
 
 
 def branch(write: Writer, stored: Stored) -> tuple[ir.Value, ir.Value]:
     """Down [T K, r] and up [r, N] in bfloat16, as they were rounded before the residual was taken."""
     assert stored.up is not None
-    down = write.constant(stored.tall().astype(ml_dtypes.bfloat16), f"{stored.name}.down_t")
+    down = write.constant(stored.tall().astype(ml_dtypes.bfloat16), f"{stored.branch_name}.down_t")
     return down, write.constant(stored.up.T.astype(ml_dtypes.bfloat16), f"{stored.name}.up_t")
 
 
