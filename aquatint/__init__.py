@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from aquatint.compiler.errors import AquatintError
     from aquatint.compiler.recipe import Recipe, Rule, Treatment
     from aquatint.compression import load, optimize
+    from aquatint.export import export_onnx
+    from aquatint.export_pipeline import export_pipeline
     from aquatint.passes.recipes import recipe_named
 
 __version__ = "0.1.0"
-__all__ = ["AquatintError", "Recipe", "Rule", "Treatment", "load", "optimize", "recipe_named"]
+__all__ = [
+    "AquatintError", "Recipe", "Rule", "Treatment", "export_onnx", "export_pipeline", "load", "optimize", "recipe_named",
+]  # fmt: skip
 
 _here = Path(__file__).resolve().parent
 if not (_here / "compiler").is_dir():  # a checkout where links do not survive
@@ -27,6 +31,8 @@ if not (_here / "compiler").is_dir():  # a checkout where links do not survive
 _HOMES = {
     "optimize": "aquatint.compression",
     "load": "aquatint.compression",
+    "export_onnx": "aquatint.export",
+    "export_pipeline": "aquatint.export_pipeline",
     "recipe_named": "aquatint.passes.recipes",
     "Recipe": "aquatint.compiler.recipe",
     "Rule": "aquatint.compiler.recipe",

@@ -145,7 +145,7 @@ def _save(graph: ir.Model, program: Program, work: Path) -> None:
 
     ClearMetadataAndDocStringPass()(graph)
     inner = [value for node in graph.graph for value in node.outputs if not value.is_graph_output()]
-    for place, value in enumerate(inner):  # nodes tell the site; values named after it, and sizes as formulas, are a tenth of a small file
+    for place, value in enumerate(inner):  # long names and sizes as formulas are a tenth of a small file; nodes tell the site
         value.name, value.shape, value.type = f"v{place}", None, None
     size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
     ir.save(graph, work / MODEL, external_data=DATA if size > LARGEST_FILE else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
-from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from aquatint.compiler.errors import ExportError
+from aquatint.compiler.formats import format_named
 from aquatint.compiler.program import Program
 from aquatint.runtime import ops
 
@@ -44,15 +44,36 @@ def onnx_graph(program: Program) -> ir.Model:
         _pair_products(exported.graph)
         exported.graph.eliminate_dead_code()
         try:
-            model = torch.onnx.export(exported, opset_version=OPSET, dynamo=True, verbose=False, optimize=True).model
+            model = torch.onnx.export(exported, opset_version=OPSET, dynamo=True, verbose=False, optimize=False).model
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(_untranslated(program, error)) from error
+    _tidy(model)
     _name(model, program, traceable.places)
     return model
 
 
+def _tidy(model: ir.Model) -> None:
+    """What the exporter's own optimization does, but for its rewriting, which takes x + 1e-15 for x and leaves 0 / 0."""
+    from onnx_ir.passes import Sequential, common
+    from onnxscript.optimizer import fold_constants
+
+    common.InlinePass()(model)
+    fold_constants(model, onnx_shape_inference=True)
+    Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.IdentityEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
+
+
 def interface_names(program: Program) -> tuple[list[str], list[str]]:
-    """What the graph's inputs and outputs are called: inputs by their path in the call, outputs with `out_` before their field."""
+    """What inputs and outputs are called: inputs by their path in the call, outputs with `out_` before their field."""
     tree, count = program.interface.output, len(program.graph.output_node().args[0])  # type: ignore[arg-type]
     fields = list(tree.get("items", {})) if tree["kind"] in ("class", "dict") else []
     fields = fields if len(fields) == count else [str(i) for i in range(count)]
@@ -106,18 +127,55 @@ def _is_plain_attention(
 
 
 def _standing_for(op: ops.Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One ONNX node of our domain in the place of a call; its meaning says what comes out."""
+    """One ONNX node of our domain in the place of a call."""
     bound = op.schema.bind(*args, **kwargs)
-    tensors = op.tensors
-    attributes = {k: _attribute(v) for k, v in bound.arguments.items() if k not in tensors and v is not None}
-    with disable_proxy_modes_tracing():  # what its meaning computes is not part of the graph
-        results = op(*args, **kwargs)
-    many = results if isinstance(results, tuple) else (results,)
+    bound.apply_defaults()
+    given, tensors = bound.arguments, op.tensors
+    attributes = {k: _attribute(v) for k, v in given.items() if k not in tensors and v is not None}
+    shapes = SHAPES[op.name](given)
     made = torch.onnx.ops.symbolic_multi_out(
-        f"{DOMAIN}::{op.__name__}", [bound.arguments.get(name) for name in tensors], attributes,
-        dtypes=[r.dtype for r in many], shapes=[r.shape for r in many], version=1,
+        f"{DOMAIN}::{op.__name__}", [given[name] for name in tensors], attributes,
+        dtypes=[given.get("dtype", torch.float32)] * len(shapes), shapes=shapes, version=1,
     )  # fmt: skip
-    return tuple(made) if isinstance(results, tuple) else made[0]
+    return made[0] if len(shapes) == 1 else tuple(made)
+
+
+# The shapes of our operators' results, as far as an operator that is not ours may read them. The meaning would give them too,
+# but a trace of it with sizes as formulas takes as long as all the rest of an export.
+Given = dict[str, Any]
+Shapes = list[tuple[Any, ...]]
+
+
+def _quantized(given: Given) -> Shapes:
+    x, axis, down = given["x"], given["axis"] % given["x"].dim(), given["down"]
+    rows = (*x.shape[:axis], *x.shape[axis + 1 :])
+    return [(*rows, x.shape[axis]), (*rows, 1), *([] if down is None else [(*rows, len(down))])]
+
+
+def _convolved(given: Given) -> Shapes:
+    codes, weight = given["codes"], given["weight"]
+    geometry = zip(codes.shape[1:3], weight.shape[1:3], given["stride"], given["padding"], given["dilation"], strict=True)
+    sizes = [(size + 2 * pad - step * (taps - 1) - 1) // stride + 1 for size, taps, stride, pad, step in geometry]
+    return [(codes.shape[0], len(weight), *sizes)]
+
+
+def _affine(given: Given) -> Shapes:
+    x = given["x"]
+    return [(x.shape[0], *[1] * (x.dim() - 2), x.shape[1])] * 2
+
+
+def _dequantized(given: Given) -> Shapes:
+    codes = given["codes"]
+    return [(*codes.shape[:-1], codes.shape[-1] * (8 // format_named(given["format"]).bits))]
+
+
+SHAPES: dict[str, Callable[[Given], Shapes]] = {
+    "aquatint::quantize": _quantized,
+    "aquatint::gemm": lambda given: [(*given["codes"].shape[:-1], len(given["weight"]))],
+    "aquatint::conv2d": _convolved,
+    "aquatint::group_affine": _affine,
+    "aquatint::dequantize": _dequantized,
+}
 
 
 def _attribute(value: Any) -> Any:

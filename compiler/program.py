@@ -13,7 +13,6 @@ from aquatint.compiler.execution import Execution
 from aquatint.compiler.interface import Interface
 from aquatint.compiler.weights import Weights
 
-
 Range = tuple[float, float]
 
 

@@ -21,7 +21,7 @@ LEVELS = 255
 
 @dataclass(frozen=True)
 class Observe:
-    """The graph stays as it is; `program.ranges` gets, by site, (low, high) of the input before smoothing and of the bare result.
+    """The graph stays as it is; `program.ranges` gets, by site, (low, high) of the input, not smoothed, and of the bare result.
 
     1. Runs up to `calls` of the calibration calls, from the first to the last.
     2. The range is the part of (least, greatest) that gives the smallest squared error at 255 levels: an outlier that is cut

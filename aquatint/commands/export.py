@@ -26,6 +26,5 @@ def run(options: argparse.Namespace) -> None:
     model = load(options.artifact, "reference")
     made = export_onnx(model, options.output, weights=options.weights, scales=options.scales)
     inputs = ", ".join(f"{name} {list(shape)}" for name, shape in made.inputs.items())
-    console.print(
-        f"{made.path}: {megabytes(made.nbytes)}, {options.weights}, {time.perf_counter() - began:.1f} s\n  {inputs}", markup=False
-    )
+    took = time.perf_counter() - began
+    console.print(f"{made.path}: {megabytes(made.nbytes)}, {options.weights}, {took:.1f} s\n  {inputs}", markup=False)

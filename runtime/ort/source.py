@@ -127,7 +127,7 @@ def _affine(
 
 
 def _group_norm(write: Writer, norm: GroupNorm, smooth: np.ndarray | None) -> ir.Value:
-    """A group norm over (B, C, ...): an instance norm of the groups, and a batch norm, which is one pass with gain and offset."""
+    """A group norm over (B, C, ...): an instance norm of the groups; and a batch norm, which is gain and offset in one pass."""
     x, groups = norm.x, norm.groups
     assert x.shape is not None
     channels = int(x.shape[1])  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """Weights of four bits that onnxruntime turns into bytes when it loads the file.
 
 The product runs on bytes (a VNNI instruction takes bytes, not nibbles). What the file holds are the codes, their scales by
-groups and the low-rank branch; Cast, Mul, Add, Round and Cast behind them are folded by onnxruntime into one INT8 initializer. So the
-branch is part of the bytes, and costs nothing when the model runs.
+groups and the low-rank branch; Cast, Mul, Add, Round and Cast behind them are folded by onnxruntime into one INT8 initializer.
+So the branch is part of the bytes, and costs nothing when the model runs.
 """
 
 from __future__ import annotations

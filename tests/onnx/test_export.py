@@ -1,0 +1,130 @@
+"""Every architecture as an ONNX file in an unmodified onnxruntime, held against the operators' meaning.
+
+The file differs from the program on purpose, so results agree to a tolerance: inputs of linears have one scale and not one a
+row, products have the low-rank branch in bytes, and convolutions have fixed scales and results in bytes. 8 bits are good for
+about 40 dB in a chain of linears, and for about 30 where every convolution rounds its result. `fp32` has none of this: what it
+leaves out is the rounding of inputs, which the program does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+
+import aquatint
+from aquatint.compiler.errors import ExportError
+from aquatint.export import export_onnx, onnx_model
+from tests.zoo import ZOO
+
+from .common import compressed, decibel, inputs_of, reference, run, session
+
+WITH_CONVOLUTIONS = ("unet2d", "sd", "sdxl", "controlnet", "kl_decoder", "dc_decoder")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_architecture(name: str, tmp_path: Path) -> None:
+    model = compressed(name)
+    written = export_onnx(model, tmp_path)
+    onnx.checker.check_model(written.path)
+    inputs = inputs_of(model, name)
+    results = run(session(written.path), inputs)
+    assert decibel(results, reference(model, inputs)) > (24 if name in WITH_CONVOLUTIONS else 38)
+    assert [spec.name for spec in session(written.path).get_inputs()] == list(written.inputs)
+    assert (written.path.parent / "config.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def unet() -> aquatint.compiler.module.CompressedModule:  # type: ignore[name-defined]
+    return compressed("unet2d", smooth=True)
+
+
+@pytest.fixture(scope="module")
+def dit() -> aquatint.compiler.module.CompressedModule:  # type: ignore[name-defined]
+    return compressed("dit", smooth=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (3, 3, 24, 32)])
+def test_batch_and_resolution_are_free(unet, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    opened = session(export_onnx(unet, tmp_path).path)
+    torch.manual_seed(1)
+    inputs = [torch.randn(shape), torch.randint(0, 999, shape[:1])]
+    assert decibel(run(opened, inputs), reference(unet, inputs)) > 24
+
+
+def test_dynamic_convolutions_where_no_range_is_known(unet, tmp_path: Path) -> None:
+    """Bytes gathered by taps: nearer than fixed scales, as the results are not rounded."""
+    program = replace(unet.program, ranges={})
+    inputs = inputs_of(unet, "unet2d", seed=3)
+    expected = reference(unet, inputs)
+    found = decibel(run(session(export_onnx(program, tmp_path / "a").path), inputs), expected)
+    assert found > 32
+    assert found > decibel(run(session(export_onnx(unet, tmp_path / "b").path), inputs), expected)
+
+
+def test_choices_of_weights(dit, tmp_path: Path) -> None:
+    inputs = inputs_of(dit, "dit", seed=3)
+    expected = reference(dit, inputs)
+    made = {w: export_onnx(dit, tmp_path / w, weights=w) for w in ("fp32", "w8a8", "w4-fold", "w4-nbits")}
+    results = {w: run(session(e.path), inputs) for w, e in made.items()}
+    assert decibel(results["fp32"], expected) > 45
+    assert decibel(results["w4-nbits"], expected) > 40
+    assert torch.equal(results["w8a8"][0], results["w4-fold"][0])  # the same bytes, folded at load or before
+    sizes = {w: e.nbytes for w, e in made.items()}
+    assert sizes["w4-fold"] < sizes["fp32"] / 2
+    exact = run(session(made["w4-nbits"].path, session__qdq_matmulnbits_accuracy_level="1"), inputs)
+    assert decibel(exact, results["fp32"]) > 80
+
+
+def test_a_scale_for_each_row_is_nearer(dit, tmp_path: Path) -> None:
+    inputs = inputs_of(dit, "dit", seed=3)
+    inputs[0][:, :, :4] *= 12  # some rows far larger than others
+    expected = reference(dit, inputs)
+    by = {s: decibel(run(session(export_onnx(dit, tmp_path / s, scales=s).path), inputs), expected) for s in ("tensor", "row")}
+    assert by["row"] > by["tensor"]
+
+
+def test_other_presets(tmp_path: Path) -> None:
+    for recipe, least in (("svdq-w4a4-r32", 20), ("w8a8", 38), ("w4a16", 38), ("w8a16", 38)):
+        model = compressed("dit", recipe)
+        inputs = inputs_of(model, "dit", seed=3)
+        opened = session(export_onnx(model, tmp_path / recipe).path)
+        assert decibel(run(opened, inputs), reference(model, inputs)) > least, recipe
+
+
+def test_large_files_have_their_weights_beside_them(dit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aquatint.export.LARGEST_FILE", 1000)
+    path = export_onnx(dit, tmp_path).path
+    assert (path.parent / "model.onnx_data").stat().st_size > path.stat().st_size
+    tensors = [v.const_value for v in ir.load(path).graph.initializers.values()]
+    offsets = [t.offset for t in tensors if isinstance(t, ir.ExternalTensor) and t.nbytes > 1 << 20]
+    assert all(offset % 4096 == 0 for offset in offsets)
+    inputs = inputs_of(dit, "dit", seed=3)
+    assert decibel(run(session(path), inputs), reference(dit, inputs)) > 38
+
+
+def test_what_cannot_be_written_is_listed(tmp_path: Path) -> None:
+    model = compressed("dit", "nvfp4-r32")
+    with pytest.raises(ExportError, match=r"(?s)can't be written.*quantize.*nvfp4.*gemm.*nvfp4"):
+        export_onnx(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_choices(dit, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"no 'w3'; known: w4-fold"):
+        export_onnx(dit, tmp_path, weights="w3")
+    with pytest.raises(ExportError, match=r"no 'column'; known: tensor, row"):
+        export_onnx(dit, tmp_path, scales="column")
+    old = replace(dit.program.interface, inputs=tuple(replace(s, example=()) for s in dit.program.interface.inputs))
+    with pytest.raises(ExportError, match="compile it again"):
+        onnx_model(replace(dit.program, interface=old))
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_bytes_twice(dit, tmp_path: Path) -> None:
+    first, second = (export_onnx(dit, tmp_path / name).path.read_bytes() for name in "ab")
+    assert first == second
