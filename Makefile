@@ -13,7 +13,7 @@ SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) csrc/CMakeLists.txt
 demo: setup
 	PYTHONPATH=. $(BIN)/python -m aquatint demo
 
-test: setup lint
+test: setup lint build/peers/optimum/ready
 	$(BIN)/python -m pytest
 
 lint: setup

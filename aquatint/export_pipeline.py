@@ -48,7 +48,7 @@ def export_pipeline(
             made[name] = _plain(*_text_encoder(name, part, tokenizer, inner), folder)
         elif isinstance(part, nn.Module):
             raise ExportError(f"{name} is a {type(part).__name__}, which ORTDiffusionPipeline has no place for")
-        elif hasattr(part, "save_pretrained"):
+        elif part is not None and hasattr(part, "save_pretrained"):
             part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     return made

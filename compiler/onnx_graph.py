@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import operator
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +28,19 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 DOMAIN, ATTENTION = "aquatint", "attention"
+HALVES = (torch.float16, torch.bfloat16)
 OPSET = 21  # the first with 4-bit integers and scales by blocks
 
 
 def onnx_graph(program: Program) -> ir.Model:
     """`program` as an onnx_ir model with opset 21; its inputs and outputs are called as `interface_names` says.
 
+    Half floats become float32, in and out: few kernels of a CPU compute in less.
     Raises ExportError for an artifact that does not say its example's sizes, and with the nodes that have no translation.
     """
     if any(not spec.example and spec.shape for spec in program.interface.inputs):
         raise ExportError(f"{program.name} does not say the sizes that it was captured with: compile it again")
+    program = _in_float32(program)
     examples = tuple(torch.zeros(spec.example, dtype=getattr(torch, spec.dtype)) for spec in program.interface.inputs)
     free = tuple({i: Dim.AUTO for i, s in enumerate(spec.shape) if isinstance(s, str)} for spec in program.interface.inputs)
     traceable = _Traceable(program)
@@ -44,9 +49,11 @@ def onnx_graph(program: Program) -> ir.Model:
         _pair_products(exported.graph)
         exported.graph.eliminate_dead_code()
         try:
-            model = torch.onnx.export(exported, opset_version=OPSET, dynamo=True, verbose=False, optimize=False).model
+            translated = torch.onnx.export(exported, opset_version=OPSET, dynamo=True, verbose=False, optimize=False)
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(_untranslated(program, error)) from error
+    assert translated
+    model = translated.model
     _tidy(model)
     _name(model, program, traceable.places)
     return model
@@ -80,6 +87,26 @@ def interface_names(program: Program) -> tuple[list[str], list[str]]:
     return [spec.path for spec in program.interface.inputs], [f"out_{field}" for field in fields]
 
 
+def _in_float32(program: Program) -> Program:
+    """The same program with every half float widened: weights, conversions, inputs."""
+    wide = program.copy()
+    for name, weight in program.weights.items():
+        if weight.dtype in HALVES:
+            wide.weights[name] = weight.float()
+    for node in wide.graph.nodes:
+        node.args, node.kwargs = _widened((node.args, node.kwargs))
+    inputs = (replace(s, dtype="float32") if getattr(torch, s.dtype) in HALVES else s for s in program.interface.inputs)
+    return replace(wide, interface=replace(program.interface, inputs=tuple(inputs)))
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_widened, value))
+    if isinstance(value, dict):
+        return {k: _widened(v) for k, v in value.items()}
+    return torch.float32 if isinstance(value, torch.dtype) and value in HALVES else value
+
+
 class _Traceable(nn.Module):
     """The program as torch.export reads it. `places` are the names of its weights here."""
 
@@ -106,7 +133,7 @@ def _called(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _standing_for(target, args, kwargs)
     if target is torch.ops.aten.scaled_dot_product_attention.default and _is_plain_attention(*args, **kwargs):
         query, key, value = args[:3]
-        options = {} if kwargs.get("scale") is None else {"scale": float(kwargs["scale"])}
+        options: dict[str, Any] = {} if kwargs.get("scale") is None else {"scale": float(kwargs["scale"])}
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{ATTENTION}", (query, key, value), options,
             dtype=query.dtype, shape=(*query.shape[:-1], value.shape[-1]), version=1,
@@ -212,9 +239,15 @@ def _name(model: ir.Model, program: Program, places: dict[str, str]) -> None:
             value.name = named[value.name]
 
 
-def _untranslated(program: Program, error: Exception) -> str:
-    """The operators that the exporter has no translation for, by node."""
-    return f"{program.name} can't be written as ONNX: {error}"
+def _untranslated(program: Program, error: BaseException) -> str:
+    """The exporter's reason, and the nodes of the operator that it names."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    named = set(re.findall(r"aten[.:]+([\w.]+)", str(error)))
+    nodes = [(n.name, ops.name_of(n.target) or "") for n in program.graph.nodes if n.op == "call_function"]
+    lines = [f"{name}: {operator}" for name, operator in nodes if operator.removeprefix("aten::") in named]
+    return "\n  ".join([f"{program.name} can't be written as ONNX: {reason}", *lines])
 
 
 @contextmanager

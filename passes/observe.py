@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -13,6 +13,7 @@ from aquatint.compiler.execution import Execution, Values
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
+from aquatint.runtime.ops import name_of, operator_named
 
 SAMPLE = 1 << 14  # numbers of a tensor, from each call, that its range is judged by
 SHRINKS = torch.linspace(0.4, 1.0, 25)
@@ -53,7 +54,7 @@ def _reads_image(node: fx.Node) -> bool:
     """A convolution, or a product over the pixels of an image."""
     if not is_call(node, "aquatint::gemm") or not is_call(node.args[0], ITEM):
         return is_call(node, "aquatint::conv2d")
-    return source_of(source_of(node)).kwargs.get("axis") == 1
+    return bool(source_of(source_of(node)).kwargs.get("axis") == 1)
 
 
 def best_range(values: Tensor) -> tuple[float, float]:
@@ -62,7 +63,12 @@ def best_range(values: Tensor) -> tuple[float, float]:
     ranges = [(low * s, high * s) for s in SHRINKS]
     errors = [_error(values, *ends) for ends in ranges]
     low, high = ranges[int(torch.stack(errors).argmin())]
-    return low.item(), high.item()
+    return _rounded(low), _rounded(high)
+
+
+def _rounded(value: Tensor) -> float:
+    """To three digits: the last ones of a sum may depend on the number of threads."""
+    return float(f"{value.item():.3g}")
 
 
 def _error(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -73,13 +79,14 @@ def _error(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def _around(node: fx.Node, execution: Execution, values: Values) -> tuple[Tensor, Tensor]:
     """The input of a product before smoothing, as far as its codes tell it, and the result before its epilogue."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: execution.value(n, values))  # type: ignore[misc]
+    known: Any = fx.map_arg((node.args, node.kwargs), lambda n: execution.value(n, values))
+    args, kwargs = known
     bare = {k: v for k, v in kwargs.items() if k not in ("activation", "gate", "residual")}
     smoothed = format_named(kwargs["formats"][0]).decode(args[0], args[1])
     quantize = source_of(source_of(node))
     smooth = quantize.args[1] if len(quantize.args) > 1 else None
     plain = smoothed / execution.value(smooth, values) if isinstance(smooth, fx.Node) else smoothed
-    return plain, node.target(*args, **bare)  # type: ignore[operator]
+    return plain, operator_named(name_of(node.target) or "")(*args, **bare)
 
 
 def _sampled(values: Tensor, seed: int) -> Tensor:

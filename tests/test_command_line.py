@@ -51,6 +51,25 @@ def test_compile_inspect_run_bench(folder: Path, tmp_path: Path, capsys: pytest.
     assert "torch fp32" in capsys.readouterr().out
 
 
+def test_export_and_lint(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.aq"
+    assert main(["compile", str(folder), "-o", str(out), "--calls", "2"]) == 0
+    ranges = json.loads((out / "manifest.json").read_text())["ranges"]
+    assert all(low < high for both in ranges.values() for low, high in both)
+    assert main(["export", str(out), "-o", str(tmp_path / "onnx"), "--weights", "w5"]) == 2
+    assert not (tmp_path / "onnx").exists()
+    assert "known: w4-fold" in capsys.readouterr().err
+    assert main(["export", str(out), "-o", str(tmp_path / "onnx")]) == 0
+    assert "model.onnx" in capsys.readouterr().out
+    scheduler = json.loads((tmp_path / "onnx" / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["num_train_timesteps"] == 100
+    assert (
+        main(["lint", str(tmp_path / "onnx" / "unet" / "model.onnx"), "--runs", "2", "--size", "s1=16", "--size", "s2=16"]) == 0
+    )
+    assert "0 findings" in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "nothing"), "-o", str(tmp_path / "x")]) == 2
+
+
 def test_single_file_and_component(folder: Path, tmp_path: Path) -> None:
     file = next((folder / "unet").glob("*.safetensors"))
     assert main(["compile", str(file), "--recipe", "w8a16", "-o", str(tmp_path / "a.aq"), "--calls", "1"]) == 0

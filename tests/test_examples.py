@@ -42,6 +42,51 @@ def test_training_resumes_as_the_very_same_run(tmp_path: Path, monkeypatch: pyte
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(("spacing", "offset", "predicts", "schedule"), [
+    ("trailing", 0, "v_prediction", "squaredcos_cap_v2"), ("leading", 1, "epsilon", "scaled_linear"),
+    ("linspace", 0, "sample", "linear"),
+])  # fmt: skip
+def test_onnx_sampler_steps_as_diffusers_does(
+    spacing: str, offset: int, predicts: str, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import DDIMScheduler
+
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import onnx_sampler as script
+
+    theirs = DDIMScheduler(
+        beta_schedule=schedule, prediction_type=predicts, timestep_spacing=spacing, steps_offset=offset, set_alpha_to_one=False
+    )
+    theirs.set_timesteps(7)
+    ours = script.Ddim.of(theirs.config)
+    assert ours.times(7) == theirs.timesteps.tolist()
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 1, 6, 6, generator=random)
+    mine = images.numpy()
+    for time in theirs.timesteps:
+        predicted = torch.randn(2, 1, 6, 6, generator=random)
+        images = theirs.step(predicted, time, images, return_dict=False)[0]
+        mine = ours.step(predicted.numpy(), int(time), 1000 // 7, mine)
+        assert torch.allclose(torch.from_numpy(mine), images, atol=1e-4)
+
+
+def test_onnx_sampler_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import aquatint
+    from aquatint.checkpoint import open_checkpoint
+
+    found = open_checkpoint(EXAMPLES / "models" / "fashion-dit")
+    times, labels = torch.tensor([500, 20]), torch.tensor([3, 10])
+    small = aquatint.optimize(
+        found.model, "w8a16", lambda m: m(torch.randn(2, 1, 28, 28), times, labels), sampler=found.scheduler
+    )
+    aquatint.export_onnx(small, tmp_path / "dit")
+    monkeypatch.setattr(
+        sys, "argv", ["sampler", str(tmp_path / "dit"), "-o", str(tmp_path / "i.png"), "--steps", "2", "--count", "2"]
+    )
+    runpy.run_path(str(EXAMPLES / "onnx_sampler.py"), run_name="__main__")
+    assert (tmp_path / "i.png").stat().st_size > 500
+
+
 @pytest.mark.parametrize(("folder", "component"), [("fashion-dit", "transformer"), ("fashion-unet", "unet")])
 def test_shipped_models_open_with_diffusers(folder: str, component: str) -> None:
     import diffusers

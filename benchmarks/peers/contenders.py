@@ -132,7 +132,8 @@ def onnx_model(task: Task, weights: str, folder: Path) -> Path:
     elif weights == "nbits":
         quantizer = MatMulNBitsQuantizer(onnx.load(exact), block_size=64, is_symmetric=True, accuracy_level=4)
         quantizer.process()
-        onnx.save(quantizer.model.model, path, save_as_external_data=large)
+        model = quantizer.model.model  # pyright: ignore[reportAttributeAccessIssue]
+        onnx.save(model, path, save_as_external_data=large)
     return path
 
 

@@ -149,7 +149,7 @@ RULES = (
 def unsupported(path: Path) -> list[str]:
     """A line for each node that onnxruntime's CPU provider has no kernel for."""
     import onnx
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[attr-defined]
 
     kernels = {(k.domain, k.op_name) for k in state.get_all_opkernel_def() if k.provider == "CPUExecutionProvider"}
     try:

@@ -87,7 +87,7 @@ def _by_tensor(write: Writer, x: ir.Value) -> Bytes:
 def _by_row(write: Writer, x: ir.Value) -> Bytes:
     largest = write("ReduceMax", write("Abs", x), write.indices(-1), keepdims=1)
     rows = write("Max", largest, write.number(SMALLEST))
-    scale, zero = write.number(np.float32(1 / 127)), write.number(ZERO, np.uint8)
+    scale, zero = write.number(1 / 127), write.number(ZERO, np.uint8)
     return Bytes(write("QuantizeLinear", write("Div", x, rows), scale, zero), zero, scale, rows)
 
 

@@ -19,9 +19,9 @@ import torch
 import aquatint
 from aquatint.compiler.errors import ExportError
 from aquatint.export import export_onnx, onnx_model
-from tests.zoo import ZOO
+from tests.zoo import ZOO, build
 
-from .common import compressed, decibel, inputs_of, reference, run, session
+from .common import compressed, decibel, hasty, inputs_of, reference, run, session
 
 WITH_CONVOLUTIONS = ("unet2d", "sd", "sdxl", "controlnet", "kl_decoder", "dc_decoder")
 
@@ -107,10 +107,37 @@ def test_large_files_have_their_weights_beside_them(dit, tmp_path: Path, monkeyp
     assert decibel(run(session(path), inputs), reference(dit, inputs)) > 38
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_floats_are_widened(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, (args, kwargs) = build("dit")
+    model.to(dtype)
+    inputs = [a.to(dtype) if a.is_floating_point() else a for a in args]
+    small = aquatint.optimize(model, hasty("svdq-w4a8-r32"), calibrate=lambda m: m(*inputs, **kwargs), target="reference")
+    results = run(session(export_onnx(small, tmp_path).path), [a.float() if a.is_floating_point() else a for a in inputs])
+    assert results[0].dtype == torch.float32
+    assert decibel(results, reference(small, inputs)) > 30
+
+
 def test_what_cannot_be_written_is_listed(tmp_path: Path) -> None:
     model = compressed("dit", "nvfp4-r32")
     with pytest.raises(ExportError, match=r"(?s)can't be written.*quantize.*nvfp4.*gemm.*nvfp4"):
         export_onnx(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_operator_that_the_exporter_does_not_know(dit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows all that a program may hold that we could think of: so it is made to forget one."""
+
+    def forgetful(*args: object, **options: object) -> None:
+        raise torch.onnx.errors.OnnxExporterError("step 3/3") from KeyError(
+            "No ONNX function found for aten.layer_norm.default"
+        )
+
+    monkeypatch.setattr(torch.onnx, "export", forgetful)
+    with pytest.raises(
+        ExportError, match=r"(?s)No ONNX function found for aten.layer_norm.*layer_norm.*: aten::layer_norm.default"
+    ):
+        export_onnx(dit, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

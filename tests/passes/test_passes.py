@@ -20,6 +20,7 @@ from aquatint.passes.canonicalize import Canonicalize
 from aquatint.passes.epilogue import Epilogue
 from aquatint.passes.fuse import Fuse
 from aquatint.passes.lowrank import LowRankBranch
+from aquatint.passes.observe import Observe, best_range
 from aquatint.passes.quantize import Quantize
 from aquatint.passes.recipes import PASSES, PRESETS
 from aquatint.passes.smooth import Smooth
@@ -41,6 +42,7 @@ W4A16 = Treatment("int4-g64")
 NVFP4 = Treatment("nvfp4", "nvfp4", 4)
 STEPS: tuple[Pass, ...] = (
     Canonicalize(), Smooth(grid=4, rows=32), LowRankBranch(3, 32), Quantize(rows=32), Fuse(), Epilogue(), Absorb(),
+    Observe(2),
 )  # fmt: skip
 
 
@@ -79,6 +81,33 @@ def test_what_stands_before_a_quantize_goes_into_it() -> None:
     assert "aten::silu" not in shown
     exact, got = program(*image_inputs()[0])[0], result(*image_inputs()[0])[0]
     assert (got - exact).norm() < 0.1 * exact.norm()
+
+
+def test_ranges_of_convolutions_are_observed() -> None:
+    """Of the input as it is before smoothing, and of the result before bias' neighbours: activation, gate and residual."""
+    program = convolutional()
+    result, _ = run_recipe(program, STEPS, context_for(program, image_inputs(), W4A8))
+    assert set(result.ranges) == {"conv", "point"}
+    (low, high), (least, greatest) = result.ranges["conv"]
+    calls = image_inputs()
+    x = torch.cat([call[0].flatten() for call in calls])
+    weight, bias = program.weights["conv.weight"], program.weights["conv.bias"]
+    y = torch.cat([torch.nn.functional.conv2d(call[0], weight, bias, 2, 1).flatten() for call in calls])
+    for (a, b), values in (((low, high), x), ((least, greatest), y)):
+        assert 0.5 * values.min() > a > 1.1 * values.min()
+        assert 0.5 * values.max() < b < 1.1 * values.max()
+    assert not run_recipe(attention_like(), STEPS, context_for(attention_like(), token_inputs(), W4A8))[0].ranges
+
+
+def test_a_range_leaves_out_what_would_widen_its_steps() -> None:
+    values = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    low, high = best_range(values)
+    assert low < -2.5
+    assert high > 2.5
+    with_outlier = torch.cat([values, torch.tensor([15.0])])
+    assert best_range(with_outlier)[1] < 15
+    assert best_range(torch.zeros(10)) == (0, 0)
+    assert best_range(values.abs())[0] == 0
 
 
 def test_an_adaptive_norm_goes_into_its_quantize() -> None:
