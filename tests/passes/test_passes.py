@@ -100,12 +100,12 @@ def test_ranges_of_convolutions_are_observed() -> None:
 
 
 def test_a_range_leaves_out_what_would_widen_its_steps() -> None:
-    values = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     low, high = best_range(values)
     assert low < -2.5
     assert high > 2.5
-    with_outlier = torch.cat([values, torch.tensor([15.0])])
-    assert best_range(with_outlier)[1] < 15
+    with_outlier = torch.cat([values, torch.tensor([8.0])])
+    assert best_range(with_outlier)[1] < 7
     assert best_range(torch.zeros(10)) == (0, 0)
     assert best_range(values.abs())[0] == 0
 
