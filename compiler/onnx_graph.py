@@ -52,9 +52,9 @@ def onnx_graph(program: Program) -> ir.Model:
             translated = torch.onnx.export(exported, opset_version=OPSET, dynamo=True, verbose=False, optimize=False)
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(_untranslated(program, error)) from error
-    assert translated
-    model = translated.model
-    _tidy(model)
+        assert translated
+        model = translated.model
+        _tidy(model)
     _name(model, program, traceable.places)
     return model
 
