@@ -2,7 +2,7 @@
 
     make peers                               # each peer into its own environment under build/peers
     python -m benchmarks.cpu_peers           # docs/cpu_peers.md, docs/cpu_peers.png and a dated JSON
-    python -m benchmarks.cpu_peers --cases linear --threads 1 --no-page
+    python -m benchmarks.cpu_peers --cases linear --threads 1     # a page and a JSON of its own
 
 All contenders of a case are loaded and take turns, so that a noisy moment hits them all; figures are medians over the turns
 with quartiles, and ratios to torch fp32. A peer that is not installed, or that refuses a case, is reported with its reason.
@@ -29,6 +29,7 @@ from benchmarks.peers.contenders import CONTENDERS, Contender
 from benchmarks.records import markdown, todays_record, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
+THREADS = 2
 BASE, CEILINGS = "torch fp32", ("bare integer loop", "bare FMA loop")
 VARIANTS = ("aquatint W4A8 r32, unfused", "aquatint W4A8 r0")  # shown on single sites
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="only cases whose name holds one of these, by commas")
     parser.add_argument("--contenders", default="", help="only contenders whose name holds one of these, by commas")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--no-page", action="store_true", help="print the tables and write nothing")
     parser.add_argument("--add", action="store_true", help="keep in the page what today's record holds of other cases")
@@ -75,26 +76,27 @@ def main() -> None:
         return
     from benchmarks.peers.plot import plot
 
+    name = "cpu_peers" if options.threads == THREADS else f"cpu_peers_on_{options.threads}"
     commands = [f"python -m benchmarks.cpu_peers {shlex.join(sys.argv[1:])}".strip()]
-    if options.add and (earlier := todays_record("cpu_peers")):
+    if options.add and (earlier := todays_record(name)):
         results = {**{c: earlier["cases"][c] for c in CASES if c in earlier["cases"]}, **results}
         commands = [*earlier["commands"], *commands]
     found = {"threads": options.threads, "turns": options.turns, "commands": commands, "cases": results}
-    path = write_record("cpu_peers", found)
+    path = write_record(name, found)
     lines = "\n".join(f"    {command}" for command in commands)
     head = f"""# CPU: aquatint beside its peers
 
 {lines}
 
-On {cpu()}, {options.threads} threads; within a case all take turns; raw: `benchmarks/results/{path.name}`. *MB prepared* is the
-resident memory of a process with all that it loaded to export, compile or compress the model: it says what preparing takes, not
-what running takes.
+On {cpu()}, {options.threads} thread{"s" * (options.threads > 1)}; within a case all take turns; raw:
+`benchmarks/results/{path.name}`. *MB prepared* is the resident memory of a process with all that it loaded to export, compile
+or compress the model: it says what preparing takes, not what running takes.
 
-![ratios to torch fp32](cpu_peers.png)
+![ratios to torch fp32]({name}.png)
 
 """
-    (ROOT / "docs" / "cpu_peers.md").write_text(head + tables(results))
-    plot(results, ROOT / "docs" / "cpu_peers.png")
+    (ROOT / "docs" / f"{name}.md").write_text(head + tables(results))
+    plot(results, ROOT / "docs" / f"{name}.png")
 
 
 def _named(name: str, parts: str) -> bool:
