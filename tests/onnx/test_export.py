@@ -17,6 +17,8 @@ import pytest
 import torch
 
 import aquatint
+from aquatint.checkpoint import open_checkpoint
+from aquatint.commands.demo import MODELS
 from aquatint.compiler.errors import ExportError
 from aquatint.export import export_onnx, onnx_model
 from tests.zoo import ZOO, build
@@ -36,6 +38,18 @@ def test_architecture(name: str, tmp_path: Path) -> None:
     assert decibel(results, reference(model, inputs)) > (24 if name in WITH_CONVOLUTIONS else 38)
     assert [spec.name for spec in session(written.path).get_inputs()] == list(written.inputs)
     assert (written.path.parent / "config.json").is_file()
+
+
+@pytest.mark.parametrize(("folder", "least"), [("fashion-dit", 38), ("fashion-unet", 31)])
+def test_shipped_models(folder: str, least: float, tmp_path: Path) -> None:
+    """Calibrated by their own sampler, on images that calibration did not see, with the preset's full search."""
+    found = open_checkpoint(MODELS / folder)
+    model = aquatint.optimize(found.model, "svdq-w4a8-r32", sampler=found.scheduler, target="reference")
+    written = export_onnx(model, tmp_path)
+    torch.manual_seed(1)
+    inputs = [torch.randn(3, 1, 28, 28), torch.tensor([900, 500, 20]), torch.tensor([3, 7, 10])]
+    inputs = inputs[: len(model.program.interface.inputs)]
+    assert decibel(run(session(written.path), inputs), reference(model, inputs)) > least
 
 
 @pytest.fixture(scope="module")
