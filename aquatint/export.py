@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,14 @@ NEEDED = "writing ONNX needs the packages onnx, onnx_ir, onnxscript: pip install
 
 @dataclass(frozen=True)
 class Component:
-    """Where a model stands in the folder of a pipeline, and what `optimum`'s classes call its result and its time.
+    """Where a model stands in the folder of a pipeline, and what `optimum`'s classes call its inputs, results and time.
 
+    inputs, outputs: in order; those that are not named keep the names that the program gives
     scalar_time: the time step is one number for the whole batch, not one a sample
     """
 
     folder: str
+    inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     scalar_time: bool = False
 
@@ -38,9 +40,9 @@ class Component:
 def component_of(program: Program) -> Component:
     """By the kind of model that its class name tells."""
     if "UNet" in program.name:
-        return Component("unet", ("out_sample",), scalar_time="Condition" in program.name)
+        return Component("unet", outputs=("out_sample",), scalar_time="Condition" in program.name)
     if "Transformer" in program.name:
-        return Component("transformer", ("out_hidden_states",))
+        return Component("transformer", outputs=("out_hidden_states",))
     return Component("model")
 
 
@@ -71,13 +73,16 @@ def export_onnx(
     Convolutions take fixed scales where the recipe observed ranges, and find them as they go where it did not.
     Raises ExportError for an unknown choice, and with a line for each node that can't be written; then nothing is written.
     """
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ExportError(f"{folder} is a file: choose the name of a folder")
     program = model.program if isinstance(model, CompressedModule) else model
     component = component or component_of(program)
     graph = onnx_model(program, weights, scales)
-    _rename_outputs(graph, component.outputs)
     if component.scalar_time:
         _take_one_time(graph)
     _shorten_inputs(graph)
+    _rename(graph.graph.inputs, component.inputs)
+    _rename(graph.graph.outputs, component.outputs)
     path = Path(folder) / component.folder
     nbytes = _written(path, lambda work: _save(graph, program, work))
     if program.sampler:
@@ -108,8 +113,8 @@ def onnx_model(program: Program, weights: str = "w4-fold", scales: str = "tensor
     return graph
 
 
-def _rename_outputs(graph: ir.Model, names: tuple[str, ...]) -> None:
-    for value, name in zip(graph.graph.outputs, names, strict=False):
+def _rename(values: Sequence[ir.Value], names: tuple[str, ...]) -> None:
+    for value, name in zip(values, names, strict=False):
         value.name = name
 
 

@@ -16,6 +16,9 @@ from aquatint.compiler.errors import ExportError
 from aquatint.compiler.module import CompressedModule
 from aquatint.export import Component, Exported, component_of, export_onnx
 
+Run = Callable[[Any, Tensor], dict[str, Tensor]]
+
+WRITTEN = ("vae", "text_encoder")
 FOR_HIDDEN_STATES = ("StableDiffusionXL", "StableDiffusion3", "Flux")  # pipelines that read inner layers of their text encoders
 
 
@@ -31,6 +34,11 @@ def export_pipeline(
     parts = {name: part for name, part in pipeline.components.items() if part is not None}
     if not any(isinstance(part, CompressedModule) for part in parts.values()):
         raise ExportError(f"nothing in this {type(pipeline).__name__} is compressed: call aquatint.optimize(pipeline) first")
+    for name, part in parts.items():
+        if isinstance(part, nn.Module) and not isinstance(part, CompressedModule) and not name.startswith(WRITTEN):
+            raise ExportError(
+                f"{name} is a {type(part).__name__}, which ORTDiffusionPipeline has no place for: set pipeline.{name} = None"
+            )
     folder = Path(folder)
     made: dict[str, Exported] = {}
     index: dict[str, Any] = {"_class_name": type(pipeline).__name__}
@@ -41,13 +49,11 @@ def export_pipeline(
             place = dataclasses.replace(component_of(part.program), folder=name)
             made[name] = export_onnx(part, folder, weights=weights, scales=scales, component=place)
         elif name == "vae":
-            made |= {place.folder: _plain(half, place, folder) for place, half in _autoencoder(part)}
+            made |= {place.folder: _plain(half, place, folder) for half, place in _autoencoder(part)}
         elif name.startswith("text_encoder"):
             tokenizer = parts[name.replace("text_encoder", "tokenizer")]
             inner = any(kind in type(pipeline).__name__ for kind in FOR_HIDDEN_STATES)
             made[name] = _plain(*_text_encoder(name, part, tokenizer, inner), folder)
-        elif isinstance(part, nn.Module):
-            raise ExportError(f"{name} is a {type(part).__name__}, which ORTDiffusionPipeline has no place for")
         elif part is not None and hasattr(part, "save_pretrained"):
             part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
@@ -64,37 +70,27 @@ def _entry(pipeline: Any, name: str, part: Any) -> list[str | None]:
 
 
 class _Part(nn.Module):
-    """A part of a pipeline with one tensor in and tensors by name out, and the configuration that is written beside it."""
+    """A part of a pipeline: one tensor in, like `example`, and tensors by name out; `config` is written beside it."""
 
-    def __init__(self, whole: nn.Module, config: dict[str, Any], run: Callable[[nn.Module, Tensor], dict[str, Tensor]]) -> None:
+    def __init__(self, whole: nn.Module, config: dict[str, Any], run: Run, example: Tensor) -> None:
         super().__init__()
-        self.whole, self.run, self.config, self.example = whole, run, config, torch.zeros(0)
+        self.whole, self.config, self.run, self.example = whole, config, run, example
+
+    def forward(self, given: Tensor) -> dict[str, Tensor]:
+        return self.run(self.whole, given)
 
 
-class _Latents(_Part):
-    def forward(self, latent_sample: Tensor) -> dict[str, Tensor]:
-        return self.run(self.whole, latent_sample)
-
-
-class _Images(_Part):
-    def forward(self, sample: Tensor) -> dict[str, Tensor]:
-        return self.run(self.whole, sample)
-
-
-class _Tokens(_Part):
-    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        return self.run(self.whole, input_ids)
-
-
-def _autoencoder(vae: Any) -> list[tuple[Component, _Part]]:
-    """The two halves of an autoencoder, each with an example of its input."""
+def _autoencoder(vae: Any) -> list[tuple[_Part, Component]]:
+    """The two halves of an autoencoder."""
     config = dict(vae.config)
-    factor = 2 ** (len(config.get("block_out_channels", [0])) - 1)
-    decoder = _Latents(vae, config, lambda v, z: {"sample": v.decode(z, return_dict=False)[0]})  # type: ignore[operator]
-    encoder = _Images(vae, config, lambda v, x: {"latent_parameters": v.encode(x).latent_dist.parameters})  # type: ignore[operator]
-    decoder.example = torch.zeros(2, config["latent_channels"], 8, 8)
-    encoder.example = torch.zeros(2, config["in_channels"], 8 * factor, 8 * factor)
-    return [(Component("vae_decoder", ("sample",)), decoder), (Component("vae_encoder", ("latent_parameters",)), encoder)]
+    side = 8 * 2 ** (len(config.get("block_out_channels", [0])) - 1)
+    latents, images = torch.zeros(2, config["latent_channels"], 8, 8), torch.zeros(2, config["in_channels"], side, side)
+    decoder = _Part(vae, config, lambda v, z: {"sample": v.decode(z, return_dict=False)[0]}, latents)
+    encoder = _Part(vae, config, lambda v, x: {"latent_parameters": v.encode(x).latent_dist.parameters}, images)
+    return [
+        (decoder, Component("vae_decoder", ("latent_sample",), ("sample",))),
+        (encoder, Component("vae_encoder", ("sample",), ("latent_parameters",))),
+    ]
 
 
 def _text_encoder(name: str, encoder: Any, tokenizer: Any, inner: bool) -> tuple[_Part, Component]:
@@ -103,11 +99,10 @@ def _text_encoder(name: str, encoder: Any, tokenizer: Any, inner: bool) -> tuple
         found = {k: output[k] for k in ("text_embeds", "last_hidden_state", "pooler_output") if k in output}
         return found | {f"hidden_states.{i}": h for i, h in enumerate(output.get("hidden_states") or ())}
 
-    part = _Tokens(encoder, encoder.config.to_dict(), run)
-    part.example = torch.zeros(2, tokenizer.model_max_length, dtype=torch.long)
+    ids = torch.zeros(2, tokenizer.model_max_length, dtype=torch.long)
     with torch.no_grad():
-        names = tuple(run(encoder, part.example))
-    return part, Component(name, names)
+        names = tuple(run(encoder, ids))
+    return _Part(encoder, encoder.config.to_dict(), run, ids), Component(name, ("input_ids",), names)
 
 
 def _plain(part: _Part, place: Component, folder: Path) -> Exported:

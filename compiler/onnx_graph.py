@@ -23,11 +23,11 @@ from aquatint.compiler.errors import ExportError
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.program import Program
 from aquatint.runtime import ops
+from aquatint.runtime.ops import ATTENTION, DOMAIN
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-DOMAIN, ATTENTION = "aquatint", "attention"
 HALVES = (torch.float16, torch.bfloat16)
 OPSET = 21  # the first with 4-bit integers and scales by blocks
 

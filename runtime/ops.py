@@ -29,6 +29,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# In an ONNX graph our operators stand in a domain of their own, and with them plain attention, which ATen has and ONNX has not.
+DOMAIN, ATTENTION = "aquatint", "attention"
+
+
 class Slot:
     """In the arguments of a call that is being lowered: a value that is known only at run time."""
 

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from aquatint.runtime.ort.fixed import Range, fixed_convolution, geometry, image_layout, kernel_size
-from aquatint.runtime.ort.graph import Call, Writer
-from aquatint.runtime.ort.linear import TO_CHANNELS_LAST, product_of_bytes
+from aquatint.runtime.ort.graph import TO_CHANNELS_FIRST, TO_CHANNELS_LAST, Call, Writer
+from aquatint.runtime.ort.linear import product_of_bytes
 from aquatint.runtime.ort.options import OrtOptions
 from aquatint.runtime.ort.source import Bytes, Source, finished
 from aquatint.runtime.ort.weights import Stored
 
 TO_THE_END = 2**62
-TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
 
 def conv2d(write: Writer, call: Call, source: Source, options: OrtOptions, seen: tuple[Range, Range] | None) -> ir.Value:

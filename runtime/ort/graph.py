@@ -12,6 +12,7 @@ import onnx_ir as ir
 from aquatint.runtime.ops import Operator
 
 MICROSOFT = "com.microsoft"  # onnxruntime's own operators
+TO_CHANNELS_LAST, TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # of images
 
 
 @dataclass(frozen=True)

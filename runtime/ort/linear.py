@@ -7,12 +7,10 @@ import numpy as np
 import onnx_ir as ir
 
 from aquatint.runtime.ort.fixed import Range, fixed_convolution
-from aquatint.runtime.ort.graph import Call, Writer
+from aquatint.runtime.ort.graph import TO_CHANNELS_LAST, Call, Writer
 from aquatint.runtime.ort.options import OrtOptions
 from aquatint.runtime.ort.source import Bytes, Source, finished
 from aquatint.runtime.ort.weights import Stored, branch, bytes_of, folded
-
-TO_CHANNELS_LAST = (0, 2, 3, 1)
 
 
 def gemm(write: Writer, call: Call, source: Source, options: OrtOptions, seen: tuple[Range, Range] | None) -> ir.Value:

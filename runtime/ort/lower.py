@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from aquatint.runtime.ops import OURS
+from aquatint.runtime.ops import ATTENTION, DOMAIN, OURS
 from aquatint.runtime.ort.attention import attention
 from aquatint.runtime.ort.convolution import conv2d
 from aquatint.runtime.ort.fixed import Range
@@ -17,7 +17,6 @@ from aquatint.runtime.ort.options import OrtOptions
 from aquatint.runtime.ort.source import GroupNorm, Source, source_of
 from aquatint.runtime.ort.weights import dequantized
 
-DOMAIN, ATTENTION = "aquatint", "attention"
 KNOWN_FORMATS = ("int4-g64", "int8")
 
 

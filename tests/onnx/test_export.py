@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import onnx_ir as ir
@@ -163,6 +164,24 @@ def test_bad_choices(dit, tmp_path: Path) -> None:
     old = replace(dit.program.interface, inputs=tuple(replace(s, example=()) for s in dit.program.interface.inputs))
     with pytest.raises(ExportError, match="compile it again"):
         onnx_model(replace(dit.program, interface=old))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_the_folder_should_be(dit, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ExportError, match="is a file"):
+        export_onnx(dit, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_pipeline_that_has_no_place_in_optimum(dit, tmp_path: Path) -> None:
+    """What can't be written is told before anything is."""
+    plain = SimpleNamespace(components={"transformer": torch.nn.Linear(2, 2)})
+    with pytest.raises(ExportError, match=r"call aquatint.optimize\(pipeline\) first"):
+        aquatint.export_pipeline(plain, tmp_path / "out")
+    checked = SimpleNamespace(components={"transformer": dit, "safety_checker": torch.nn.Linear(2, 2)})
+    with pytest.raises(ExportError, match=r"safety_checker is a Linear.*set pipeline.safety_checker = None"):
+        aquatint.export_pipeline(checked, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
