@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from aquatint.compiler.errors import AquatintError
     from aquatint.compiler.recipe import Recipe, Rule, Treatment
     from aquatint.compression import load, optimize
+    from aquatint.editing import edit
     from aquatint.export import export_onnx
     from aquatint.export_pipeline import export_pipeline
     from aquatint.passes.recipes import recipe_named
 
 __version__ = "0.1.0"
 __all__ = [
-    "AquatintError", "Recipe", "Rule", "Treatment", "export_onnx", "export_pipeline", "load", "optimize", "recipe_named",
+    "AquatintError", "Recipe", "Rule", "Treatment",
+    "edit", "export_onnx", "export_pipeline", "load", "optimize", "recipe_named",
 ]  # fmt: skip
 
 _here = Path(__file__).resolve().parent
@@ -31,6 +33,7 @@ if not (_here / "compiler").is_dir():  # a checkout where links do not survive
 _HOMES = {
     "optimize": "aquatint.compression",
     "load": "aquatint.compression",
+    "edit": "aquatint.editing",
     "export_onnx": "aquatint.export",
     "export_pipeline": "aquatint.export_pipeline",
     "recipe_named": "aquatint.passes.recipes",

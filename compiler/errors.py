@@ -35,3 +35,7 @@ class InputError(AquatintError):
 
 class ExportError(AquatintError):
     """A program that can't be written as ONNX; lists the nodes that stand in the way."""
+
+
+class EditError(AquatintError):
+    """An edit that does not fit what was recorded; the session is as it was before it."""

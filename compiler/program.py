@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
+from aquatint.compiler.entries import Incremental
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.interface import Interface
 from aquatint.compiler.weights import Weights
@@ -65,6 +66,7 @@ class Program:
     sampler   the scheduler configuration that it was made for, as diffusers writes it, or None
     log       the passes that it went through, as they print
     ranges    by site: (low, high) of a convolution's input before smoothing and of its bare result, where a pass observed them
+    incremental  the entries `record` and `edit` over the same weights, where the pass `sparse` made them
     """
 
     name: str
@@ -76,16 +78,17 @@ class Program:
     sampler: Mapping[str, Any] | None = None
     log: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[Range, Range]] = field(default_factory=dict)
+    incremental: Incremental | None = None
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """Run by the operators' meaning."""
         return Execution(self.graph, self.weights)(*inputs)
 
     def copy(self) -> Program:
-        """An independent program over the same weight tensors."""
+        """An independent program over the same weight tensors, without the entries, which a change would leave behind."""
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.graph, {}))
-        return replace(self, graph=graph, weights=Weights(self.weights))
+        return replace(self, graph=graph, weights=Weights(self.weights), incremental=None)
 
     def nbytes(self) -> int:
         """Bytes of all weights as the artifact stores them."""

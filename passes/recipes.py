@@ -14,8 +14,11 @@ from aquatint.passes.lowrank import LowRankBranch
 from aquatint.passes.observe import Observe
 from aquatint.passes.quantize import Quantize
 from aquatint.passes.smooth import Smooth
+from aquatint.passes.sparse import Sparse
 
-PASSES: dict[str, type] = {p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb, Observe)}
+PASSES: dict[str, type] = {
+    p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb, Observe, Sparse)
+}
 
 SVDQUANT: tuple[Pass, ...] = (
     Canonicalize(),

@@ -20,6 +20,7 @@ from aquatint.runtime.cpu_kernels import (
     GroupAffineKernel,
     QuantizeKernel,
 )
+from aquatint.runtime.cpu_sparse import MergeKernel, RecallKernel, RowwiseConvolution, RowwiseLinear, TakeKernel
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
 INPUT_FORMATS = ("int8", "int4-g64")
@@ -117,6 +118,21 @@ def linear_refusal(x: Any, weight: Any, bias: Any = None) -> str | None:
     return None if fixed else "weight or bias is not fixed, or not in float32"
 
 
+def rowwise_refusal(x: Any, weight: Any, bias: Any = None, *, groups: int = 1, **options: Any) -> str | None:
+    """Why there is no kernel for this product of some rows, or None."""
+    return "channels are in groups" if groups != 1 else linear_refusal(x, weight, bias)
+
+
+def kept_refusal(*values: Any, format: str | None = None) -> str | None:
+    """Why there is no kernel that reads what was kept, or None."""
+    return None if format in (None, *INPUT_FORMATS) else f"no kernel reads {format}"
+
+
+def take_refusal(x: Any, index: Any, **axes: Any) -> str | None:
+    """Why there is no kernel that takes these rows, or None."""
+    return "it takes rows of a weight" if isinstance(x, Tensor) else None
+
+
 KERNELS = (
     Kernel("aquatint::quantize", quantize_refusal, QuantizeKernel),
     Kernel("aquatint::group_affine", affine_refusal, GroupAffineKernel),
@@ -130,4 +146,9 @@ KERNELS = (
     Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),
     Kernel("aten::scaled_dot_product_attention.default", attention_refusal, AttentionKernel),
     Kernel("aten::linear.default", linear_refusal, LinearKernel),
+    Kernel("aquatint::rowwise_linear", rowwise_refusal, RowwiseLinear),
+    Kernel("aquatint::rowwise_conv2d", rowwise_refusal, RowwiseConvolution),
+    Kernel("aquatint::take", take_refusal, TakeKernel),
+    Kernel("aquatint::recall", kept_refusal, RecallKernel),
+    Kernel("aquatint::merge", kept_refusal, MergeKernel),
 )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aquatint.runtime.binding import Run, at, collected, runner, staged
-from aquatint.runtime.cpu_kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, panels
+from aquatint.runtime.cpu_kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, panels, window_of
 from aquatint.runtime.native import AttentionCall, Heads, KernelSet, LinearCall, Window
 
 SMALL = 1 << 24  # multiply-adds up to which the library's call takes longer than its arithmetic
@@ -30,8 +30,8 @@ class FloatConvolution(BoundKernel):
         dilation: Any = 1, groups: int = 1,
     ) -> None:  # fmt: skip
         self.weight, self.bias, self.groups = _channels_last(weight), bias, groups
-        self.geometry = _pair(stride), _pair(padding), _pair(dilation)
-        self.product = _FloatWeight(kernels, self.weight.permute(0, 2, 3, 1).flatten(1), bias)
+        self.geometry = pair(stride), pair(padding), pair(dilation)
+        self.product = FloatWeight(kernels, self.weight.permute(0, 2, 3, 1).flatten(1), bias)
 
     def fits(self, x: Tensor) -> bool:
         return x.dim() == 4 and x.dtype == torch.float32
@@ -46,8 +46,8 @@ class FloatConvolution(BoundKernel):
             image, weight = _channels_last, self.weight
             return lambda: results.copy_(F.conv2d(image(x), weight, self.bias, stride, padding, dilation, self.groups))
         rows, before = staged(x.movedim(1, -1))
-        pairs = [(ctypes.c_int64 * 2)(*pair) for pair in (self.weight.shape[2:], stride, padding, dilation)]
-        window = Window(*x.shape[2:], x.shape[1], *results.shape[2:], *pairs)
+        geometry = self.weight.shape[2:], stride, padding, dilation
+        window = window_of((*x.shape[2:], x.shape[1]), results.shape[2:], geometry, None)
         return self.product.bind(results.movedim(1, -1), rows, before, window)
 
 
@@ -105,7 +105,7 @@ class LinearKernel(BoundKernel):
     """aten::linear by a weight in float32, where a call of the library would take longer than the arithmetic; called with x."""
 
     def __init__(self, kernels: KernelSet, x: Any, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.product = _FloatWeight(kernels, weight, bias)
+        self.product = FloatWeight(kernels, weight, bias)
 
     def fits(self, x: Tensor) -> bool:
         rows = x.numel() // max(1, x.shape[-1])
@@ -127,7 +127,7 @@ class ByteWeightKernel(BoundKernel):
         formats: tuple[None, str], dtype: torch.dtype, activation: str | None = None, gate: None = None, residual: None = None,
     ) -> None:  # fmt: skip
         self.dtype = dtype
-        self.product = _FloatWeight(kernels, weight, bias, weight_scales, activation)
+        self.product = FloatWeight(kernels, weight, bias, weight_scales, activation)
 
     def fits(self, x: Tensor) -> bool:
         return x.numel() <= FEW_ROWS * x.shape[-1]
@@ -141,14 +141,15 @@ class ByteWeightKernel(BoundKernel):
         return self.product.bind(numbers, rows, before, after=after)
 
 
-class _FloatWeight:
+class FloatWeight:
     """A weight (N, K) in float32, or in int8 with its scales, and its bias; laid out in panels when a call first needs them."""
 
     def __init__(
         self, kernels: KernelSet, weight: Tensor, bias: Tensor | None, scales: Tensor | None = None,
-        activation: str | None = None,
+        activation: str | None = None, rowwise: bool = False,
     ) -> None:  # fmt: skip
         self.kernels, self.weight, self.activation = kernels, weight.contiguous(), ACTIVATIONS.index(activation)
+        self.rowwise = rowwise  # is a row to be the same number however many are computed?
         self.bias, self.scales = (None if v is None else v.float().contiguous() for v in (bias, scales))
         self._panels: Tensor | None = None
 
@@ -156,11 +157,12 @@ class _FloatWeight:
         return 0 < rows * self.weight.numel() <= SMALL
 
     def bind(
-        self, y: Tensor, x: Tensor, before: Sequence[Run] = (), window: Window | None = None, after: Sequence[Run] = ()
-    ) -> Run:
+        self, y: Tensor, x: Tensor, before: Sequence[Run] = (), window: Window | None = None, after: Sequence[Run] = (),
+        table: Tensor | None = None,
+    ) -> Run:  # fmt: skip
         n, k = self.weight.shape
         rows = y.numel() // n
-        in_panels = rows > FEW_ROWS and n > FEW_OUTPUTS and self.scales is None
+        in_panels = (rows > FEW_ROWS or self.rowwise) and n > FEW_OUTPUTS and self.scales is None
         if in_panels and self._panels is None:
             self._panels = panels(self.weight, self.kernels.columns)
         weight = self._panels if in_panels else self.weight
@@ -170,10 +172,11 @@ class _FloatWeight:
         )  # fmt: skip
         if window:
             call.window = ctypes.pointer(window)
-        return runner(self.kernels, self.kernels.library.aq_linear, call, (x, weight, window, y), before, after)
+        return runner(self.kernels, self.kernels.library.aq_linear, call, (x, weight, window, table, y), before, after)
 
 
-def _pair(value: Any) -> list[int]:
+def pair(value: Any) -> list[int]:
+    """For height and width, where one number may stand for both."""
     return [value] * 2 if isinstance(value, int) else [*value] * (2 // len(value))
 
 

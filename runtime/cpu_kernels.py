@@ -135,16 +135,16 @@ class _Product:
 
     def bind(
         self, y: Tensor, x: Tensor, scales: Tensor | None = None, h: Tensor | None = None, varying: Sequence[Tensor] = (),
-        window: Window | None = None,
+        window: Window | None = None, table: Tensor | None = None,
     ) -> Run:  # fmt: skip
-        """y (..., N) of codes or numbers x; `varying` are gate and residual, with their channels last."""
+        """y (..., N) of codes or numbers x; `varying` are gate and residual, channels last; the window reads `table`."""
         if y.numel() == 0:
             return lambda: None
         call = ProductCall.from_buffer_copy(self.call)
         call.m, call.scale_groups = y.numel() // self.n, 0 if scales is None else scales.shape[-1]
         vectors = _filled(self.epilogue, varying)
         before: list[Run] = []
-        held: list[Any] = [window]
+        held: list[Any] = [window, table]
         for name, tensor in (("x", x), ("scales", scales), ("h", h)):
             if tensor is not None:
                 rows, refreshes = staged(tensor)
@@ -209,16 +209,16 @@ class FloatGemmKernel(BoundKernel):
 
 
 class ConvolutionKernel(BoundKernel):
-    """aquatint::conv2d as a product over gathered pixels; called with codes, scales and what else varies: h, gate, residual."""
+    """aquatint::conv2d as a product over pixels; called with codes, scales and what else varies: h, gate, residual, table."""
 
     def __init__(
         self, kernels: KernelSet, codes: Any, scales: Any, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
         h: Any = None, up: Tensor | None = None, *,
         formats: tuple[str, str], dtype: torch.dtype, stride: list[int], padding: list[int], dilation: list[int],
-        activation: str | None = None, gate: Any = None, residual: Any = None,
+        activation: str | None = None, gate: Any = None, residual: Any = None, table: Any = None,
     ) -> None:  # fmt: skip
         self.bits, self.branch = format_named(formats[0]).bits, int(h is not None)
-        self.geometry = list(weight.shape[1:3]), stride, padding, dilation
+        self.geometry, self.at_places = (list(weight.shape[1:3]), stride, padding, dilation), table is not None
         gate, residual = (v.movedim(-3, -1) if isinstance(v, Tensor) else v for v in (gate, residual))
         up = up if self.branch else None
         self.product = _Product(kernels, weight, weight_scales, bias, up, self.bits, dtype, activation, gate, residual)
@@ -227,18 +227,22 @@ class ConvolutionKernel(BoundKernel):
         return True
 
     def results(self, codes: Tensor, *values: Tensor) -> Tensor:
-        return self.product.results(len(codes), *self._size(codes)).permute(0, 3, 1, 2)
+        size = [len(values[-1]), 1] if self.at_places else output_size(codes.shape[1:3], *self.geometry)
+        return self.product.results(len(codes), *size).permute(0, 3, 1, 2)
 
     def bind(self, results: Tensor, codes: Tensor, scales: Tensor, *varying: Tensor) -> Run:
         h = varying[0] if self.branch else None
+        table = varying[-1].contiguous() if self.at_places else None
+        others = [v.movedim(-3, -1) for v in varying[self.branch : len(varying) - self.at_places]]
         _, height, width, stored = codes.shape
-        pairs = [(ctypes.c_int64 * 2)(*pair) for pair in self.geometry]
-        window = Window(height, width, stored * 8 // self.bits, *self._size(codes), *pairs)
-        others = [v.movedim(-3, -1) for v in varying[self.branch :]]
-        return self.product.bind(results.permute(0, 2, 3, 1), codes, scales, h, others, window)
+        window = window_of((height, width, stored * 8 // self.bits), results.shape[2:], self.geometry, table)
+        return self.product.bind(results.permute(0, 2, 3, 1), codes, scales, h, others, window, table)
 
-    def _size(self, codes: Tensor) -> list[int]:
-        return output_size(codes.shape[1:3], *self.geometry)
+
+def window_of(image: Sequence[int], size: Sequence[int], geometry: Sequence[Sequence[int]], table: Tensor | None) -> Window:
+    """What a convolution reads of an image (height, width, channels); geometry: kernel, stride, padding, dilation."""
+    pairs = [(ctypes.c_int64 * 2)(*pair) for pair in geometry]
+    return Window(*image, *size, *pairs, at(table))
 
 
 def output_size(

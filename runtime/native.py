@@ -47,6 +47,7 @@ class Window(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("height", "width", "channels", "rows", "columns")),
         *((name, ctypes.c_int64 * 2) for name in ("taps", "stride", "padding", "dilation")),
+        ("places", ctypes.c_void_p),
     ]
 
 
@@ -92,6 +93,17 @@ class LinearCall(ctypes.Structure):
     ]
 
 
+class RecallCall(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("codes", "scales", "index")),
+        *((name, ctypes.c_int64) for name in ("images", "places", "rows", "width", "group")),
+        ("bits", ctypes.c_int32),
+        ("y", ctypes.c_void_p),
+    ]
+
+
 @dataclass(frozen=True)
 class KernelSet:
     """The kernels of one instruction set: the library and its table; `wide_sums`: they multiply by weights in 8 bits."""
@@ -133,6 +145,7 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_product.argtypes = [ctypes.c_void_p, ctypes.POINTER(ProductCall), ctypes.c_int]
     loaded.aq_attention.argtypes = [ctypes.c_void_p, ctypes.POINTER(AttentionCall), ctypes.c_int]
     loaded.aq_linear.argtypes = [ctypes.c_void_p, ctypes.POINTER(LinearCall), ctypes.c_int]
+    loaded.aq_recall.argtypes = [ctypes.c_void_p, ctypes.POINTER(RecallCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
     pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # torch brings it; without it: one thread
     loaded.aq_lend_pool(ctypes.cast(pool, ctypes.c_void_p) if pool else None)

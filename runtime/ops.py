@@ -133,21 +133,67 @@ def _conv2d(
     codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
     h: Tensor | None = None, up: Tensor | None = None, *,
     formats: tuple[str, str], dtype: torch.dtype, stride: list[int], padding: list[int], dilation: list[int],
-    activation: str | None = None, gate: Tensor | None = None, residual: Tensor | None = None,
+    activation: str | None = None, gate: Tensor | None = None, residual: Tensor | None = None, table: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """A convolution of codes (B, H, W, C) with weight (O, kh, kw, C) -> (B, O, H', W') in `dtype`; the rest as in `gemm`.
 
     The low-rank branch is h (B, H, W, kh kw r), what each pixel gives through each tap, and up (O, r): an output pixel adds
-    up r numbers from the pixels that its taps see.
+    up r numbers from the pixels that its taps see. With a table only some outputs are computed: see `rowwise_conv2d`.
     """
     image = format_named(formats[0]).decode(codes, scales).movedim(-1, 1)
     kernel = format_named(formats[1]).decode(weight, weight_scales).movedim(-1, 1)
-    y = F.conv2d(image, kernel, None if bias is None else bias.float(), stride, padding, dilation)
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "table": table}
+    y = _rowwise_conv2d(image, kernel, None if bias is None else bias.float(), **geometry)
     if h is not None and up is not None:
         taps = torch.eye(kernel.shape[2] * kernel.shape[3])
         spread = torch.einsum("or,ts->otrs", up.float(), taps).reshape(len(up), -1, *kernel.shape[2:])
-        y = y + F.conv2d(h.movedim(-1, 1), spread, None, stride, padding, dilation)
+        y = y + _rowwise_conv2d(h.movedim(-1, 1), spread, None, **geometry)
     return _finished(y, activation, gate, residual).to(dtype)
+
+
+# Sparse editing: some rows of a value, a value with some rows replaced, and products of which each output is the same number
+# however many others are computed with it.
+
+
+def _take(x: Tensor, index: Tensor, *, axis: int, axes: int = 1) -> Tensor:
+    """The rows `index` (n,) of the positions that the `axes` axes from `axis` on span: (.., H, W, ..) -> (.., n, 1, ..)."""
+    taken = x.flatten(axis, axis + axes - 1).index_select(axis, index)
+    return taken.reshape(*taken.shape[: axis + 1], *[1] * (axes - 1), *taken.shape[axis + 1 :])
+
+
+def _recall(codes: Tensor, scales: Tensor | None, index: Tensor, *, format: str | None = None) -> Tensor:
+    """The rows `index` (n,) of what was kept of a value (B, T, C), as plain numbers (B, n, C)."""
+    found = codes.index_select(1, index)
+    return found if format is None or scales is None else format_named(format).decode(found, scales.index_select(1, index))
+
+
+def _merge(codes: Tensor, scales: Tensor | None, rows: Tensor, index: Tensor, *, format: str | None = None) -> Tensor:
+    """What was kept of a value (B, T, C), with `rows` (B, n, C) at the places `index` (n,)."""
+    kept = codes if format is None or scales is None else format_named(format).decode(codes, scales)
+    return kept.index_copy(1, index, rows.to(kept.dtype))
+
+
+def _rowwise_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As aten::linear; a row of the result depends on its own row of x alone, to the last bit."""
+    return F.linear(x, weight, bias)
+
+
+def _rowwise_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *,
+    stride: list[int], padding: list[int], dilation: list[int], groups: int = 1, table: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """As aten::conv2d, each output the same to the last bit however many are computed: x (B, C, H, W) -> (B, O, H', W').
+
+    With a table (n, kh kw) of n outputs alone: which of the rows x (B, C, m, 1) each tap sees, -1 for none -> (B, O, n, 1).
+    SIGE (arXiv 2211.02048) section 3.2, by rows instead of blocks.
+    """
+    if table is None:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    rows = F.pad(x.flatten(2), (0, 1)).unflatten(1, (groups, -1))  # -1 reads the zeros at the end
+    seen = rows[..., table.long()]
+    kernel = weight.flatten(2).unflatten(0, (groups, -1))
+    y = torch.einsum("bgcnt,goct->bgon", seen, kernel).flatten(1, 2)
+    return (y if bias is None else y + bias.view(-1, 1)).unsqueeze(-1)
 
 
 quantize = Operator("aquatint::quantize", _quantize)
@@ -156,7 +202,18 @@ dequantize = Operator("aquatint::dequantize", _dequantize)
 gemm = Operator("aquatint::gemm", _gemm)
 conv2d = Operator("aquatint::conv2d", _conv2d)
 
-OURS: dict[str, Operator] = {op.name: op for op in (quantize, group_affine, dequantize, gemm, conv2d)}
+take = Operator("aquatint::take", _take)
+recall = Operator("aquatint::recall", _recall)
+merge = Operator("aquatint::merge", _merge)
+rowwise_linear = Operator("aquatint::rowwise_linear", _rowwise_linear)
+rowwise_conv2d = Operator("aquatint::rowwise_conv2d", _rowwise_conv2d)
+
+OURS: dict[str, Operator] = {
+    op.name: op
+    for op in (
+        quantize, group_affine, dequantize, gemm, conv2d, take, recall, merge, rowwise_linear, rowwise_conv2d,
+    )
+}  # fmt: skip
 
 PYTHON: dict[str, Callable[..., Any]] = {
     f"python::{f.__name__}": f

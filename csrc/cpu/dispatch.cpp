@@ -52,6 +52,7 @@ using aquatint::AttentionCall;
 using aquatint::GroupAffineCall;
 using aquatint::KernelTable;
 using aquatint::LinearCall;
+using aquatint::RecallCall;
 using aquatint::ProductCall;
 using aquatint::QuantizeCall;
 
@@ -94,6 +95,10 @@ AQ_EXPORT void aq_attention(const KernelTable* table, const AttentionCall* call,
 
 AQ_EXPORT void aq_linear(const KernelTable* table, const LinearCall* call, int threads) {
     aquatint::spread(table->linear, *call, table->linear_tasks(*call), threads);
+}
+
+AQ_EXPORT void aq_recall(const KernelTable* table, const RecallCall* call, int threads) {
+    aquatint::spread(table->recall, *call, table->recall_tasks(*call), threads);
 }
 
 // Multiply-adds done; see ceiling.h.

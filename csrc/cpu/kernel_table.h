@@ -32,11 +32,28 @@ struct QuantizeCall {
 };
 
 // The places that a convolution reads: row (b, y, x) of its product is the image's pixels at
-// (y, x) * stride - padding + (tap row, tap column) * dilation.
+// (y, x) * stride - padding + (tap row, tap column) * dilation. Where `places` are given it is they that say which.
 struct Window {
     int64_t height, width, channels;
     int64_t rows, columns;  // of the output
     int64_t taps[2], stride[2], padding[2], dilation[2];
+    const int32_t* places;  // (rows * columns, taps): pixels, -1 for none; or null
+
+    int64_t outputs() const { return rows * columns; }
+    int64_t seen() const { return taps[0] * taps[1]; }
+
+    // The pixel that an output row sees through a tap, of all images; -1 outside.
+    int64_t pixel(int64_t row, int64_t tap) const {
+        int64_t image = row / outputs(), output = row % outputs();
+        if (places) {
+            int64_t place = places[output * seen() + tap];
+            return place < 0 ? -1 : image * height * width + place;
+        }
+        int64_t y = output / columns * stride[0] - padding[0] + tap / taps[1] * dilation[0];
+        int64_t x = output % columns * stride[1] - padding[1] + tap % taps[1] * dilation[1];
+        bool inside = y >= 0 && y < height && x >= 0 && x < width;
+        return inside ? (image * height + y) * width + x : -1;
+    }
 };
 
 struct GroupAffineCall {
@@ -91,6 +108,15 @@ struct LinearCall {
     float* y;  // (m, n)
 };
 
+struct RecallCall {
+    const void* codes;     // (images, places, width) in `bits`: 4, 8, or 32 for floats
+    const void* scales;    // (images, places, width / group): bfloat16 for 4 bits, float for 8
+    const int64_t* index;  // (rows): places; null for all in order
+    int64_t images, places, rows, width, group;
+    int32_t bits;
+    float* y;  // (images, rows, width)
+};
+
 // The tasks of one call, handed out one by one to whoever is free. Who takes which does not matter: no two write the same
 // number, and none reads what another writes.
 class Tasks {
@@ -126,6 +152,8 @@ struct KernelTable {
     void (*attention)(const AttentionCall&, Tasks&);
     int64_t (*linear_tasks)(const LinearCall&);
     void (*linear)(const LinearCall&, Tasks&);
+    int64_t (*recall_tasks)(const RecallCall&);
+    void (*recall)(const RecallCall&, Tasks&);
     double (*ceiling)(int kind, int64_t rounds);
 };
 

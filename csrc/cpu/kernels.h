@@ -12,6 +12,7 @@
 #include "cpu/linear.h"
 #include "cpu/product.h"
 #include "cpu/quantize.h"
+#include "cpu/recall.h"
 
 namespace aquatint {
 
@@ -34,7 +35,7 @@ struct Kernels {
         using P = Panels<V>;
         return {name, P::columns, V::wide_sums, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
                 GroupAffine<V>::tasks, each<GroupAffine<V>>, Attention<V>::tasks, Attention<V>::work,
-                Linear<V>::tasks, each<Linear<V>>, Ceiling<V>::run};
+                Linear<V>::tasks, Linear<V>::work, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};
     }
 };
 

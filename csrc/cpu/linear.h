@@ -18,16 +18,34 @@ struct Linear {
     using P = Panels<V>;
     static constexpr int kRows = 2, kOutputs = 4;  // of a tile of dot products
     static constexpr int64_t kShare = 32;          // outputs a task
-    static constexpr int64_t kBlock = 48;          // rows a task
+    static constexpr int64_t kMost = 64;           // rows a task
 
     static int64_t shares(const LinearCall& call) { return (call.n + kShare - 1) / kShare; }
 
-    static int64_t tasks(const LinearCall& call) { return (call.m + kBlock - 1) / kBlock * shares(call); }
+    // Rows a task: blocks of one size but for the last, so that none is left with a few rows and the whole weight.
+    static int64_t block(const LinearCall& call) {
+        int64_t blocks = std::max<int64_t>(1, (call.m + kMost - 1) / kMost);
+        return (call.m + blocks - 1) / blocks;
+    }
 
-    static void run(const LinearCall& call, int64_t task) {
-        int64_t row = task / shares(call) * kBlock, rows = std::min(kBlock, call.m - row);
-        int64_t output = task % shares(call) * kShare, outputs = std::min(kShare, call.n - output);
-        const float* x = call.window ? gathered(call, row, rows) : call.x + row * call.k;
+    static int64_t tasks(const LinearCall& call) {
+        return call.m ? (call.m + block(call) - 1) / block(call) * shares(call) : 0;
+    }
+
+    // Each thread gathers the rows of a block once, for all tasks that it gets of that block.
+    static void work(const LinearCall& call, Tasks& tasks) {
+        int64_t ready = -1;
+        const float* x = nullptr;
+        for (int64_t task; (task = tasks.take()) >= 0;) {
+            int64_t row = task / shares(call) * block(call), rows = std::min(block(call), call.m - row);
+            if (row != ready) x = call.window ? gathered(call, row, rows) : call.x + row * call.k;
+            ready = row;
+            run(call, x, row, rows, task % shares(call) * kShare);
+        }
+    }
+
+    static void run(const LinearCall& call, const float* x, int64_t row, int64_t rows, int64_t output) {
+        int64_t outputs = std::min(kShare, call.n - output);
         float* y = call.y + row * call.n;
         if (call.scales)
             in_dots(call, static_cast<const int8_t*>(call.weight), x, rows, output, outputs, y);
@@ -94,18 +112,14 @@ struct Linear {
         const Window& w = *call.window;
         float* to = scratch<float, 0>(count * call.k);
         const float* begin = to;
-        for (int64_t i = first; i < first + count; ++i) {
-            const float* image = call.x + i / (w.rows * w.columns) * w.height * w.width * w.channels;
-            int64_t top = i / w.columns % w.rows * w.stride[0] - w.padding[0], left = i % w.columns * w.stride[1] - w.padding[1];
-            for (int64_t tap = 0; tap < w.taps[0] * w.taps[1]; ++tap, to += w.channels) {
-                int64_t y = top + tap / w.taps[1] * w.dilation[0], x = left + tap % w.taps[1] * w.dilation[1];
-                bool inside = y >= 0 && y < w.height && x >= 0 && x < w.width;
-                if (inside)
-                    std::copy_n(image + (y * w.width + x) * w.channels, w.channels, to);
-                else
+        for (int64_t i = first; i < first + count; ++i)
+            for (int64_t tap = 0; tap < w.seen(); ++tap, to += w.channels) {
+                int64_t pixel = w.pixel(i, tap);
+                if (pixel < 0)
                     std::fill_n(to, w.channels, 0.0f);
+                else
+                    std::copy_n(call.x + pixel * w.channels, w.channels, to);
             }
-        }
         return begin;
     }
 };

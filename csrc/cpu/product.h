@@ -72,7 +72,8 @@ struct Product {
         tiles<V::rows>(rows.count, [&](auto R, int64_t row) {
             for (int64_t i = row * size / rows.count; i < (row + R) * size / rows.count; i += 64)
                 __builtin_prefetch(packed + size + i, 0, 2);  // the next panel, a part with each tile
-            auto* pass = call.window   ? &tile<R.value, true, false>
+            bool in_image = call.window && !call.window->places;
+            auto* pass = in_image      ? &tile<R.value, true, false>
                          : rows.scaled ? &tile<R.value, true, true>
                                        : &tile<R.value, false, true>;
             pass(call, rows, row, first, panel, bytes);

@@ -45,7 +45,10 @@ struct RowSource {
         rows.scale = {scratch<int64_t, 16>(count), scratch<int64_t, 17>(groups)};
         rows.gate = begins(call.gate, first, count, scratch<int64_t, 10>(count));
         rows.residual = begins(call.residual, first, count, scratch<int64_t, 11>(count));
-        call.window ? seen(call, first, rows) : given(call, first, rows);
+        if (!call.window)
+            given(call, first, rows);
+        else
+            call.window->places ? placed(call, first, rows) : seen(call, first, rows);
         return rows;
     }
 
@@ -56,27 +59,57 @@ struct RowSource {
     }
 
     static void given(const ProductCall& call, int64_t first, Rows& rows) {
-        int64_t count = rows.count, k = call.k, groups = k / kGroup;
+        int64_t count = rows.count, k = call.k;
         const int8_t* codes = static_cast<const int8_t*>(call.x) + first * k * call.bits / 8;
         if (call.bits == 4) {
             auto* bytes = scratch<int8_t, 3>(count * k);
             widen(reinterpret_cast<const uint8_t*>(codes), count * k, bytes);
             codes = bytes;
         }
-        rows.codes = in_tiles(codes, count, k);
-        rows.starts = starts_of(call, codes, count * groups);
         rows.scales = call.scales + first * call.scale_groups;
         if (call.h) in_words(call.h + first * call.rank, call.rank, rows);
-        for (int64_t i = 0; i < count; ++i) {
+        tiled(call, codes, call.scale_groups, rows);
+    }
+
+    // Rows of codes (count, k) in tiles; `scales` a row, for one or more groups each.
+    static void tiled(const ProductCall& call, const int8_t* codes, int64_t scales, Rows& rows) {
+        int64_t k = call.k, groups = k / kGroup;
+        rows.codes = in_tiles(codes, rows.count, k);
+        rows.starts = starts_of(call, codes, rows.count * groups);
+        for (int64_t i = 0; i < rows.count; ++i) {
             rows.code.rows[i] = i / V::rows * V::rows * k + i % V::rows * kGroup;
             rows.start.rows[i] = i * groups;
-            rows.scale.rows[i] = i * call.scale_groups;
+            rows.scale.rows[i] = i * scales;
         }
         for (int64_t g = 0; g < groups; ++g) {
             rows.code.groups[g] = g * kGroup * V::rows;
             rows.start.groups[g] = g;
-            rows.scale.groups[g] = call.scale_groups > 1 ? g : 0;
+            rows.scale.groups[g] = g * scales / groups;
         }
+    }
+
+    // A convolution at some places alone: the pixels that they see, gathered.
+    static void placed(const ProductCall& call, int64_t first, Rows& rows) {
+        const Window& w = *call.window;
+        int64_t each = call.scale_groups, stored = w.channels * call.bits / 8;
+        auto* codes = scratch<int8_t, 3>(rows.count * call.k);
+        auto* scales = scratch<float, 4>(rows.count * w.seen() * each);
+        rows.scales = scales;
+        int8_t* code = codes;
+        for (int64_t i = 0; i < rows.count; ++i)
+            for (int64_t tap = 0; tap < w.seen(); ++tap, code += w.channels, scales += each) {
+                int64_t pixel = w.pixel(first + i, tap);
+                const auto* from = static_cast<const int8_t*>(call.x) + pixel * stored;
+                if (pixel < 0)
+                    std::memset(code, 0, w.channels);
+                else if (call.bits == 8)
+                    std::memcpy(code, from, w.channels);
+                else
+                    widen(reinterpret_cast<const uint8_t*>(from), w.channels, code);
+                for (int64_t j = 0; j < each; ++j) scales[j] = pixel < 0 ? 0.0f : call.scales[pixel * each + j];
+            }
+        tiled(call, codes, w.seen() * each, rows);
+        if (call.h) in_words(branch(call, first, rows.count), call.rank, rows);
     }
 
     static const int8_t* in_tiles(const int8_t* codes, int64_t count, int64_t k) {
@@ -177,18 +210,11 @@ struct RowSource {
         const Window& w = *call.window;
         auto* h = scratch<float, 5>(count * call.rank);
         std::fill(h, h + count * call.rank, 0.0f);
-        int64_t taps = w.taps[0] * w.taps[1];
-        for (int64_t i = 0; i < count; ++i) {
-            int64_t row = first + i, image = row / (w.rows * w.columns);
-            int64_t top = row / w.columns % w.rows * w.stride[0] - w.padding[0];
-            int64_t left = row % w.columns * w.stride[1] - w.padding[1];
-            for (int64_t tap = 0; tap < taps; ++tap) {
-                int64_t y = top + tap / w.taps[1] * w.dilation[0], x = left + tap % w.taps[1] * w.dilation[1];
-                if (y < 0 || y >= w.height || x < 0 || x >= w.width) continue;
-                const float* part = call.h + (((image * w.height + y) * w.width + x) * taps + tap) * call.rank;
-                add(part, call.rank, h + i * call.rank);
+        for (int64_t i = 0; i < count; ++i)
+            for (int64_t tap = 0; tap < w.seen(); ++tap) {
+                int64_t pixel = w.pixel(first + i, tap);
+                if (pixel >= 0) add(call.h + (pixel * w.seen() + tap) * call.rank, call.rank, h + i * call.rank);
             }
-        }
         return h;
     }
 

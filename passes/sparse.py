@@ -1,0 +1,53 @@
+"""Make ready for edits: entries that record a run, and that compute only what an edit changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from aquatint.compiler.errors import RecipeError
+from aquatint.compiler.formats import FORMATS
+from aquatint.compiler.incremental import incremental, prepared
+from aquatint.compiler.pipeline import Context, Report
+from aquatint.compiler.program import Program
+from aquatint.compiler.spatial import spatial
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Compute at the places that an edit touches; take all else from a recorded run (SIGE, arXiv 2211.02048).
+
+    Before:  %n = aten::group_norm.default(%x, 32, @w, @b, 1e-05);  %s = aten::silu.default(%n)
+             %y = aten::conv2d.default(%s, @conv.weight, @conv.bias, [1, 1], [1, 1])
+    After:   the program is as it was; its entry `edit` has
+             %h = aquatint::recall(%x_kept, %x_scales, %halo, format='int8')     # around the edit, from the recorded run
+             %l = aten::cat.default([%x_rows, %h_rows], 2)
+             %m = aten::mul.Tensor(%l, %gain_kept);  %a = aten::add.Tensor(%m, %offset_kept);  %s = aten::silu.default(%a)
+             %y = aquatint::rowwise_conv2d(%s, @conv.weight, @conv.bias, table=%table, ...)
+
+    1. Where the places of the image lie in each value is found from the first input on (compiler/spatial.py).
+    2. Group norms keep the gain and offset of the recorded run.
+    3. Attention asks at the edited places, and sees all keys and values.
+    4. What the image does not reach (time, text, their keys and values) is kept.
+    `cache` is the format that values are kept in: "int8", "int4-g64", or "float32"; those that are `dropped` are not kept, and
+    their places around an edit are computed again.
+    """
+
+    cache: str = "int8"
+    dropped: tuple[str, ...] = ()
+    name: ClassVar[str] = "sparse"
+    exact: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.cache != "float32" and self.cache not in FORMATS:
+            raise RecipeError(f"no cache format {self.cache!r}; known: float32, {', '.join(FORMATS)}")
+
+    def run(self, program: Program, context: Context) -> Report:
+        inputs = list(context.calibration.calls[0])
+        graph = prepared(program.graph, spatial(program, inputs))
+        known = spatial(replace(program, graph=graph), inputs)
+        program.incremental = incremental(
+            graph, known, None if self.cache == "float32" else self.cache, frozenset(self.dropped)
+        )
+        found = program.incremental
+        return Report(self.name, {"": {"kept": len(found.kept), "indices": len(found.indices), "whole": list(found.whole)}})

@@ -1,0 +1,142 @@
+"""What an edit runs: products of some rows, and rows out of what was kept and back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aquatint.compiler.formats import format_named
+from aquatint.runtime.binding import Run, at, runner, staged
+from aquatint.runtime.cpu_aten import FloatWeight
+from aquatint.runtime.cpu_kernels import BoundKernel, output_size, window_of
+from aquatint.runtime.native import KernelSet, RecallCall
+
+
+class RowwiseLinear(BoundKernel):
+    """aquatint::rowwise_linear; called with x."""
+
+    def __init__(self, kernels: KernelSet, x: Any, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.product = FloatWeight(kernels, weight, bias, rowwise=True)
+
+    def fits(self, x: Tensor) -> bool:
+        return x.dtype == torch.float32 and x.numel() > 0
+
+    def results(self, x: Tensor) -> Tensor:
+        return torch.empty(*x.shape[:-1], len(self.product.weight))
+
+    def bind(self, results: Tensor, x: Tensor) -> Run:
+        rows, before = staged(x)
+        return self.product.bind(results, rows, before)
+
+
+class RowwiseConvolution(BoundKernel):
+    """aquatint::rowwise_conv2d; called with x and, for an edit, the table."""
+
+    def __init__(
+        self, kernels: KernelSet, x: Any, weight: Tensor, bias: Tensor | None = None, *,
+        stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int = 1, table: Any = None,
+    ) -> None:  # fmt: skip
+        self.geometry, self.at_places = (list(weight.shape[2:]), stride, padding, dilation), table is not None
+        self.product = FloatWeight(kernels, weight.permute(0, 2, 3, 1).flatten(1), bias, rowwise=True)
+
+    def fits(self, x: Tensor, *table: Tensor) -> bool:
+        return x.dim() == 4 and x.dtype == torch.float32 and x.numel() > 0
+
+    def results(self, x: Tensor, *table: Tensor) -> Tensor:
+        size = [len(table[0]), 1] if table else output_size(x.shape[2:], *self.geometry)
+        return torch.empty(len(x), *size, len(self.product.weight)).permute(0, 3, 1, 2)
+
+    def bind(self, results: Tensor, x: Tensor, *table: Tensor) -> Run:
+        rows, before = staged(x.movedim(1, -1))
+        places = table[0].contiguous() if table else None
+        window = window_of((*x.shape[2:], x.shape[1]), results.shape[2:], self.geometry, places)
+        return self.product.bind(results.movedim(1, -1), rows, before, window, table=places)
+
+
+class TakeKernel(BoundKernel):
+    """aquatint::take in the order that x has in memory; called with x and the index."""
+
+    def __init__(self, kernels: KernelSet, x: Any, index: Any, *, axis: int, axes: int = 1) -> None:
+        self.axis, self.axes = axis, axes
+
+    def fits(self, x: Tensor, index: Tensor) -> bool:
+        strides = x.stride()[self.axis : self.axis + self.axes]
+        return all(a == b * size for a, b, size in zip(strides, strides[1:], x.shape[self.axis + 1 :], strict=False))
+
+    def results(self, x: Tensor, index: Tensor) -> Tensor:
+        shape = [*x.shape[: self.axis], len(index), *[1] * (self.axes - 1), *x.shape[self.axis + self.axes :]]
+        order = self._order(x)
+        return torch.empty([shape[d] for d in order]).to(x.dtype).permute(_inverse(order))
+
+    def bind(self, results: Tensor, x: Tensor, index: Tensor) -> Run:
+        last = self.axis + self.axes - 1
+        source, target = x.flatten(self.axis, last), results.flatten(self.axis, last)
+        order = sorted(range(source.dim()), key=lambda d: -source.stride(d))
+        place, source, target = order.index(self.axis), source.permute(order), target.permute(order)
+        return lambda: torch.index_select(source, place, index, out=target)
+
+    def _order(self, x: Tensor) -> list[int]:
+        """Axes as they lie in memory, the axes of places side by side."""
+        outer = sorted((d for d in range(x.dim()) if d not in self._places()[1:]), key=lambda d: -x.stride(d))
+        at_place = outer.index(self.axis)
+        return [*outer[: at_place + 1], *self._places()[1:], *outer[at_place + 1 :]]
+
+    def _places(self) -> list[int]:
+        return list(range(self.axis, self.axis + self.axes))
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=lambda i: order[i])
+
+
+class RecallKernel(BoundKernel):
+    """aquatint::recall; called with codes, scales where the format has them, and the index."""
+
+    def __init__(self, kernels: KernelSet, codes: Any, scales: Any, index: Any, *, format: str | None = None) -> None:
+        self.kernels, self.format = kernels, format_named(format) if format else None
+
+    def fits(self, codes: Tensor, *others: Tensor) -> bool:
+        return codes.is_contiguous() and (self.format is not None or codes.dtype == torch.float32)
+
+    def results(self, codes: Tensor, *others: Tensor) -> Tensor:
+        return torch.empty(len(codes), len(others[-1]), self._width(codes))
+
+    def bind(self, results: Tensor, codes: Tensor, *others: Tensor) -> Run:
+        return self.run(results, codes, others[0] if self.format else None, others[-1])
+
+    def run(self, results: Tensor, codes: Tensor, scales: Tensor | None, index: Tensor | None) -> Run:
+        width = self._width(codes)
+        call = RecallCall(
+            at(codes), at(scales), at(index), len(codes), codes.shape[1], results.shape[1], width,
+            (self.format and self.format.group) or width, self.format.bits if self.format else 32, at(results),
+        )  # fmt: skip
+        return runner(self.kernels, self.kernels.library.aq_recall, call, (results, codes, scales, index))
+
+    def _width(self, codes: Tensor) -> int:
+        return codes.shape[-1] * 8 // self.format.bits if self.format else codes.shape[-1]
+
+
+class MergeKernel(BoundKernel):
+    """aquatint::merge; called with codes, scales where the format has them, rows and the index."""
+
+    def __init__(
+        self, kernels: KernelSet, codes: Any, scales: Any, rows: Any, index: Any, *, format: str | None = None
+    ) -> None:
+        self.recall = RecallKernel(kernels, codes, scales, index, format=format)
+        self.fits = self.recall.fits
+
+    def results(self, codes: Tensor, *others: Tensor) -> Tensor:
+        return torch.empty(len(codes), codes.shape[1], self.recall._width(codes))
+
+    def bind(self, results: Tensor, codes: Tensor, *others: Tensor) -> Run:
+        *scales, rows, index = others
+        recall = self.recall.run(results, codes, scales[0] if scales else None, None)
+
+        def run() -> None:
+            recall()
+            results.index_copy_(1, index, rows)
+
+        return run
