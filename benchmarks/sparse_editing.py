@@ -1,0 +1,220 @@
+"""Sparse editing: what an edit of 1.2 to 60 % of an image takes, beside computing all of it, in float32 and in 4 bits.
+
+    python -m benchmarks.sparse_editing    # docs/editing_speed.md and a dated JSON
+
+Of each case one call of the model, the contenders taking turns: torch in float32; the same program by our kernels, whole; edits
+in float32; whole and edits in W4A8. Edits are squares; they keep what they read in 8 bits. Where so much is edited that a whole
+run is faster, that is what an edit is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import aquatint
+from aquatint.compiler.capture import Example, capture
+from aquatint.compiler.execution import Execution
+from aquatint.compiler.module import CompressedModule
+from aquatint.compiler.pipeline import Context, run_pass
+from aquatint.compiler.program import Program
+from aquatint.compiler.regions import Regions
+from aquatint.compiler.replay import Replays, replay_of
+from aquatint.compiler.statistics import Calibration
+from aquatint.editing import DENSE_ABOVE
+from aquatint.passes.sparse import Sparse
+from aquatint.runtime import target_named
+from benchmarks.peers.cases import sd_unet, shipped
+from benchmarks.peers.contenders import hasty
+from benchmarks.records import markdown, write_record
+
+ROOT = Path(__file__).resolve().parent.parent
+EDITED = (0.012, 0.05, 0.15, 0.30, 0.60)
+Run = Callable[[], Any]
+
+
+class Blocks(nn.Module):
+    """Two residual blocks of a U-Net between ends of four channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.last = (nn.Conv2d(*ends, 3, padding=1) for ends in ((4, channels), (channels, 4)))
+        self.norms = nn.ModuleList(nn.GroupNorm(32, channels) for _ in range(4))
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for i in (0, 2):
+            inner = self.convolutions[i](nn.functional.silu(self.norms[i](x)))
+            x = x + self.convolutions[i + 1](nn.functional.silu(self.norms[i + 1](inner)))
+        return self.last(x)
+
+
+def blocks(channels: int, size: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
+    torch.manual_seed(0)
+    module = Blocks(channels).eval()
+    torch.manual_seed(seed)
+    return module, (torch.randn(1, 4, size, size),)
+
+
+def kl_decoder(seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The decoder of Stable Diffusion's autoencoder, 64 x 64 latents to 512 x 512 pixels, with random weights."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    whole = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return whole.decoder.eval(), (torch.randn(1, 4, 64, 64),)
+
+
+@dataclass(frozen=True)
+class Case:
+    """margin: places computed around an edit; turns: fewer for what takes seconds."""
+
+    name: str
+    build: Callable[[int], tuple[nn.Module, tuple[Any, ...]]]
+    margin: int = 1
+    turns: int = 7
+
+
+CASES = (
+    Case("2 residual blocks, 320 at 64 x 64", partial(blocks, 320, 64), margin=0),
+    Case("2 residual blocks, 640 at 32 x 32", partial(blocks, 640, 32), margin=0),
+    Case("fashion-unet", partial(shipped, "fashion-unet")),
+    Case("fashion-dit", partial(shipped, "fashion-dit")),
+    Case("KL decoder, 512 x 512", kl_decoder, turns=3),
+    Case("SD 1.5 U-Net, 64 x 64", sd_unet, turns=3),
+)
+
+
+def square(grid: tuple[int, ...], part: float) -> Tensor:
+    """A mask of a square in the middle that is `part` of an image."""
+    mask = torch.zeros(grid, dtype=torch.bool)
+    sides = [max(1, round(size * part**0.5)) for size in grid]
+    mask[tuple(slice((size - side) // 2, (size + side) // 2) for size, side in zip(grid, sides, strict=True))] = True
+    return mask
+
+
+def compressed(model: nn.Module, inputs: tuple[Any, ...]) -> CompressedModule:
+    return aquatint.optimize(model, hasty(aquatint.recipe_named("svdq-w4a8-r32")), calibrate=lambda m: m(*inputs))
+
+
+def edits(program: Program, inputs: list[Tensor], whole: Run, margin: int) -> dict[float, tuple[Run, dict[str, Any]]]:
+    """For each part of the image: an edit, and what is known of it."""
+    changed, _ = run_pass(program, Sparse("int8"), Context({}, Calibration((tuple(inputs),))))
+    entries, lower = changed.incremental, target_named("cpu").lower
+    assert entries is not None
+    results = len(program.graph.output_node().args[0])  # type: ignore[arg-type]
+    with torch.no_grad():
+        recorded = Execution(entries.record, program.weights, lower)(*inputs)[results:]
+    execution = Execution(entries.edit, program.weights, lower)
+    dense = sum({w.node: w.dense for w in entries.work}.values())
+    found: dict[float, tuple[Run, dict[str, Any]]] = {}
+    for part in EDITED:
+        regions = Regions(square(entries.grid, part), margin)
+        done = sum(w.each * (regions.count(w.region) + w.more) for w in entries.work)
+        given = [*inputs, *map(regions.index, entries.indices), *recorded]
+        facts = {"multiply-adds": done / dense, "kept MB": sum(k.nbytes() for k in entries.kept) / 1e6}
+        run = whole if done > DENSE_ABOVE * dense else partial(replay_of(execution, given), *given)
+        found[part] = run, facts
+    return found
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Medians, spreads, and ratios to what computes everything."""
+    model, given = case.build(0)
+    with torch.no_grad():
+        program = capture(model, Example(given), case.name)
+        inputs = program.interface.flatten(given, {})[0]
+        small = compressed(model, given)
+        float_run, small_run = (Replays(Execution(p.graph, p.weights, small.target.lower)) for p in (program, small.program))
+        wholes = {"aquatint fp32": partial(float_run, *inputs), "aquatint W4A8": partial(small_run, *inputs)}
+        runs: dict[str, Run] = {"torch fp32": lambda: model(*given), **wholes}
+        facts: dict[str, Any] = {}
+        for name, of in (("aquatint fp32", program), ("aquatint W4A8", small.program)):
+            for part, (run, known) in edits(of, inputs, wholes[name], case.margin).items():
+                runs[f"{name}, {part:.1%}"], facts[f"{name}, {part:.1%}"] = run, known
+        for run in runs.values():
+            for _ in range(3):
+                run()
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(case.turns):
+            for name, run in runs.items():
+                began = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(s) for name, s in seconds.items()}
+    return {
+        name: {"ms": m * 1e3, "spread": (max(seconds[name]) - min(seconds[name])) / m,
+               "x torch": medians["torch fp32"] / m, "x whole": medians[name.split(",")[0]] / m, **facts.get(name, {})}
+        for name, m in medians.items()
+    }  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> str:
+    """A row for each case, and for each size of edit."""
+    rows: list[list[str]] = []
+    for case, found in results.items():
+        torch_ms, plain_ms, small_ms = (f"{found[n]['ms']:.1f}" for n in ("torch fp32", "aquatint fp32", "aquatint W4A8"))
+        rows.append([case, torch_ms, plain_ms, "", small_ms, "", "", ""])
+        for part in EDITED:
+            plain, small = (found[f"{name}, {part:.1%}"] for name in ("aquatint fp32", "aquatint W4A8"))
+            columns = [f"{part:.1%}", ""]
+            for one in (plain, small):
+                columns += [f"{one['ms']:.1f}", f"{one['x torch']:.1f} / {one['x whole']:.1f}"]
+            rows.append([*columns, f"{plain['multiply-adds']:.3f}", f"{plain['kept MB']:.1f}"])
+    header = [
+        "edited",
+        "torch fp32, ms",
+        "fp32, ms",
+        "x torch / whole",
+        "W4A8, ms",
+        "x torch / whole",
+        "multiply-adds",
+        "kept MB",
+    ]
+    return markdown(header, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cases", default="", help="names, or parts of names, with commas between them")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    wanted = [c for c in CASES if any(part in c.name for part in options.cases.split(","))]
+    results: dict[str, Any] = {}
+    for case in wanted:
+        results[case.name] = measure(case)
+        print(table({case.name: results[case.name]}), flush=True)
+    path = write_record("sparse_editing", {"threads": options.threads, "cases": results})
+    command = f"python -m benchmarks.sparse_editing {shlex.join(sys.argv[1:])}".strip()
+    from aquatint.commands.bench import processor
+
+    head = f"""# Sparse editing: time of one call
+
+`{command}` on {processor()}, {options.threads} threads; raw: `benchmarks/results/{path.name}`.
+Contenders take turns; "whole" is our own run of everything in the same numbers. Multiply-adds are those of the float32 program,
+as a part of all. What is kept is for one call, in 8 bits. Where what must be computed comes near to all of the image, an edit
+is a whole run.
+
+"""
+    (ROOT / "docs" / "editing_speed.md").write_text(head + table(results))
+
+
+if __name__ == "__main__":
+    main()
