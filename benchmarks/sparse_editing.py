@@ -73,10 +73,11 @@ def kl_decoder(seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    whole = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }  # fmt: skip
+    whole: Any = AutoencoderKL(**settings)
     torch.manual_seed(seed)
     return whole.decoder.eval(), (torch.randn(1, 4, 64, 64),)
 
