@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import aquatint
 from aquatint.checkpoint import open_checkpoint
@@ -41,15 +43,14 @@ def main() -> None:
 
     whole = aquatint.edit(small, checkpoint.scheduler, {"class_labels": labels}, steps=options.steps, strength=0.5)
     dense = timed("whole ", lambda: whole.record(painted, seed=7))
-    print(
-        f"the edit beside a whole run: {psnr(edited, dense).mean().item():.1f} dB; the recording: {psnr(before, dense).mean().item():.1f} dB"
-    )
+    near, far = (psnr(images, dense).mean().item() for images in (edited, before))
+    print(f"beside a whole run of what was painted: the edit {near:.1f} dB, the recording {far:.1f} dB")
     rows = [before, painted, edited, dense, (edited - dense).abs() * 4 - 1]
     grid(torch.cat(rows), len(labels), enlarge=4).save(options.output)
     print(f"{options.output}: recorded, painted, edited, a whole run, and four times the difference of these two")
 
 
-def timed(what: str, run):  # noqa: ANN001, ANN201
+def timed(what: str, run: Callable[[], Tensor]) -> Tensor:
     began = time.perf_counter()
     result = run()
     print(f"{what} {time.perf_counter() - began:.2f} s")
