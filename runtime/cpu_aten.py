@@ -112,7 +112,7 @@ class LinearKernel(BoundKernel):
         return x.dtype == torch.float32 and x.is_contiguous() and (rows <= FEW_ROWS or self.product.worthwhile(rows))
 
     def results(self, x: Tensor) -> Tensor:
-        return torch.empty(*x.shape[:-1], len(self.product.weight))
+        return torch.empty(*x.shape[:-1], self.product.shape[0])
 
     def bind(self, results: Tensor, x: Tensor) -> Run:
         return self.product.bind(results, x)
@@ -133,7 +133,7 @@ class ByteWeightKernel(BoundKernel):
         return x.numel() <= FEW_ROWS * x.shape[-1]
 
     def results(self, x: Tensor) -> Tensor:
-        return torch.empty(*x.shape[:-1], len(self.product.weight), dtype=self.dtype)
+        return torch.empty(*x.shape[:-1], self.product.shape[0], dtype=self.dtype)
 
     def bind(self, results: Tensor, x: Tensor) -> Run:
         rows, before = staged(x)
@@ -148,24 +148,27 @@ class FloatWeight:
         self, kernels: KernelSet, weight: Tensor, bias: Tensor | None, scales: Tensor | None = None,
         activation: str | None = None, rowwise: bool = False,
     ) -> None:  # fmt: skip
-        self.kernels, self.weight, self.activation = kernels, weight.contiguous(), ACTIVATIONS.index(activation)
-        self.rowwise = rowwise  # is a row to be the same number however many are computed?
+        self.kernels, self.activation, self.shape = kernels, ACTIVATIONS.index(activation), weight.shape
         self.bias, self.scales = (None if v is None else v.float().contiguous() for v in (bias, scales))
-        self._panels: Tensor | None = None
+        self._in_panels = scales is None and weight.shape[0] > FEW_OUTPUTS
+        self._always = rowwise and self._in_panels  # so that a row is the same number however many are computed
+        self._weight = None if self._always else weight.contiguous()
+        self._panels = panels(weight, kernels.columns) if self._always else None
 
     def worthwhile(self, rows: int) -> bool:
-        return 0 < rows * self.weight.numel() <= SMALL
+        return 0 < rows * self.shape.numel() <= SMALL
 
     def bind(
         self, y: Tensor, x: Tensor, before: Sequence[Run] = (), window: Window | None = None, after: Sequence[Run] = (),
         table: Tensor | None = None,
     ) -> Run:  # fmt: skip
-        n, k = self.weight.shape
+        n, k = self.shape
         rows = y.numel() // n
-        in_panels = (rows > FEW_ROWS or self.rowwise) and n > FEW_OUTPUTS and self.scales is None
+        in_panels = self._always or (self._in_panels and rows > FEW_ROWS)
         if in_panels and self._panels is None:
-            self._panels = panels(self.weight, self.kernels.columns)
-        weight = self._panels if in_panels else self.weight
+            assert self._weight is not None
+            self._panels = panels(self._weight, self.kernels.columns)
+        weight = self._panels if in_panels else self._weight
         call = LinearCall(
             x=at(x), weight=at(weight), scales=at(self.scales), bias=at(self.bias), m=rows, n=n, k=k, panels=in_panels,
             activation=self.activation, y=at(y),

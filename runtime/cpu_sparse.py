@@ -25,7 +25,7 @@ class RowwiseLinear(BoundKernel):
         return x.dtype == torch.float32 and x.numel() > 0
 
     def results(self, x: Tensor) -> Tensor:
-        return torch.empty(*x.shape[:-1], len(self.product.weight))
+        return torch.empty(*x.shape[:-1], self.product.shape[0])
 
     def bind(self, results: Tensor, x: Tensor) -> Run:
         rows, before = staged(x)
@@ -47,7 +47,7 @@ class RowwiseConvolution(BoundKernel):
 
     def results(self, x: Tensor, *table: Tensor) -> Tensor:
         size = [len(table[0]), 1] if table else output_size(x.shape[2:], *self.geometry)
-        return torch.empty(len(x), *size, len(self.product.weight)).permute(0, 3, 1, 2)
+        return torch.empty(len(x), *size, self.product.shape[0]).permute(0, 3, 1, 2)
 
     def bind(self, results: Tensor, x: Tensor, *table: Tensor) -> Run:
         rows, before = staged(x.movedim(1, -1))
