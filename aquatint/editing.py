@@ -113,6 +113,11 @@ class EditSession:
         self._recording = self._whole(image, start)
         return self._recording.drawn.clone()
 
+    def draw(self, image: Tensor, seed: int = 0) -> Tensor:
+        """What `record` returns, but for the last digits, when nothing is to be kept."""
+        start = None if self.sampler is None else noise(tuple(image.shape[1:]), len(image), seed)
+        return self._draw(image, start, lambda place, inputs: self.compiled.run(inputs)[0])
+
     def apply(self, edited: Tensor, mask: Tensor | None = None, *, commit: bool = True) -> Tensor:
         """Draw from `edited`, computing what `mask` (H, W) marks; without a mask, where it differs from what was recorded.
 

@@ -30,14 +30,14 @@ from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.pipeline import Context, run_pass
 from aquatint.compiler.program import Program
 from aquatint.compiler.regions import Regions
-from aquatint.compiler.replay import Replays, replay_of
+from aquatint.compiler.replay import replay_of
 from aquatint.compiler.statistics import Calibration
 from aquatint.editing import DENSE_ABOVE
 from aquatint.passes.sparse import Sparse
 from aquatint.runtime import target_named
 from benchmarks.peers.cases import sd_unet, shipped
 from benchmarks.peers.contenders import hasty
-from benchmarks.records import markdown, write_record
+from benchmarks.records import markdown, todays_record, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 EDITED = (0.012, 0.05, 0.15, 0.30, 0.60)
@@ -142,16 +142,16 @@ def measure(case: Case) -> dict[str, Any]:
         program = capture(model, Example(given), case.name)
         inputs = program.interface.flatten(given, {})[0]
         small = compressed(model, given)
-        float_run, small_run = (Replays(Execution(p.graph, p.weights, small.target.lower)) for p in (program, small.program))
-        wholes = {"aquatint fp32": partial(float_run, *inputs), "aquatint W4A8": partial(small_run, *inputs)}
+        executions = (Execution(p.graph, p.weights, small.target.lower) for p in (program, small.program))
+        names = ("aquatint fp32", "aquatint W4A8")
+        wholes: dict[str, Run] = {n: partial(replay_of(e, inputs), *inputs) for n, e in zip(names, executions, strict=True)}
         runs: dict[str, Run] = {"torch fp32": lambda: model(*given), **wholes}
         facts: dict[str, Any] = {}
         for name, of in (("aquatint fp32", program), ("aquatint W4A8", small.program)):
             for part, (run, known) in edits(of, inputs, wholes[name], case.margin).items():
                 runs[f"{name}, {part:.1%}"], facts[f"{name}, {part:.1%}"] = run, known
         for run in runs.values():
-            for _ in range(3):
-                run()
+            run()
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(case.turns):
             for name, run in runs.items():
@@ -195,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cases", default="", help="names, or parts of names, with commas between them")
+    parser.add_argument("--add", action="store_true", help="to what was measured today, rather than instead of it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     wanted = [c for c in CASES if any(part in c.name for part in options.cases.split(","))]
@@ -202,6 +203,8 @@ def main() -> None:
     for case in wanted:
         results[case.name] = measure(case)
         print(table({case.name: results[case.name]}), flush=True)
+    known = (todays_record("sparse_editing") or {}).get("cases", {}) if options.add else {}
+    results = {c.name: {**known, **results}[c.name] for c in CASES if c.name in {**known, **results}}
     path = write_record("sparse_editing", {"threads": options.threads, "cases": results})
     command = f"python -m benchmarks.sparse_editing {shlex.join(sys.argv[1:])}".strip()
     from aquatint.commands.bench import processor

@@ -12,7 +12,6 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-import torch
 from torch import fx
 
 from aquatint.compiler.entries import Incremental, Kept, Work
@@ -22,8 +21,10 @@ from aquatint.compiler.regions import Edited, Index, Lookup, Places, Region, Res
 from aquatint.compiler.spatial import EACH, MOVES, VIEWS, Layout, Spatial, argument, pair
 from aquatint.runtime.ops import name_of, operator_named
 
-PRODUCTS = ("aquatint::rowwise_linear", "aquatint::rowwise_conv2d", "aquatint::gemm", "aquatint::conv2d",
-            "aten::scaled_dot_product_attention.default", "aten::matmul.default", "aten::linear.default")  # fmt: skip
+PRODUCTS = (
+    "aquatint::rowwise_linear", "aquatint::rowwise_conv2d", "aquatint::rowwise_matmul", "aquatint::gemm", "aquatint::conv2d",
+    "aten::scaled_dot_product_attention.default", "aten::matmul.default", "aten::linear.default",
+)  # fmt: skip
 JOINS = ("aten::add.Tensor", "aten::sub.Tensor")
 FROZEN = "aquatint::group_affine"  # its gain and offset stay those of the original (SIGE, section 3.3)
 NUMBERS = frozenset(f"aten::{n}" for n in EACH.split())
@@ -298,7 +299,7 @@ class Builder:
         if name == "aten::scaled_dot_product_attention.default":
             query, key = (shapes[n.name] for n in node.args[:2])  # type: ignore[union-attr]
             return float(prod(query) * key[-2] * 2)
-        if name == "aten::matmul.default":
+        if name in ("aten::matmul.default", "aquatint::rowwise_matmul"):
             return float(size * shapes[node.args[0].name][-1])  # type: ignore[union-attr]
         weight = shapes[node.args[2 if name in ("aquatint::gemm", "aquatint::conv2d") else 1].name]  # type: ignore[union-attr]
         packed = 2 if name in ("aquatint::gemm", "aquatint::conv2d") and "int4" in str(node.kwargs["formats"][1]) else 1  # type: ignore[index]
@@ -441,13 +442,13 @@ def prepared(graph: fx.Graph, known: Spatial) -> fx.Graph:
         if change and (node in known.layouts or node.target is operator_named("aten::group_norm.default")):
             copy = copies[node]
             with new.inserting_before(copy):
-                replacement = change(new, copy, known.dtypes[node.name])
+                replacement = change(new, copy, known, node)
             copy.replace_all_uses_with(replacement)
             new.erase_node(copy)
     return new
 
 
-def _group_norm(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
+def _group_norm(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -> fx.Node:
     x, groups, weight, bias, eps = (*node.args, *(None, None, 1e-5)[len(node.args) - 2 :])[:5]
     call = graph.call_function
     affine = call(operator_named(FROZEN), (x, groups, weight, bias), {"eps": eps})
@@ -458,11 +459,11 @@ def _group_norm(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
     return call(operator_named("aten::add.Tensor"), (scaled, offset))
 
 
-def _linear(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
+def _linear(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -> fx.Node:
     return graph.call_function(operator_named("aquatint::rowwise_linear"), node.args, node.kwargs)
 
 
-def _convolution(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
+def _convolution(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -> fx.Node:
     options: dict[str, Any] = {
         name: list(pair(argument(node, place, name, default)))
         for name, place, default in (("stride", 3, 1), ("padding", 4, 0), ("dilation", 5, 1))
@@ -472,13 +473,24 @@ def _convolution(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
     return graph.call_function(operator_named("aquatint::rowwise_conv2d"), (*node.args[:2], bias), options)
 
 
-def _type_as(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
-    return graph.call_function(operator_named("aten::to.dtype"), (node.args[0], dtype))
+def _matmul(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -> fx.Node:
+    """The operand that has the places is the one whose rows they are."""
+    call = graph.call_function
+    transpose, product = operator_named("aten::transpose.int"), operator_named("aquatint::rowwise_matmul")
+    a, b = node.args[:2]
+    if old.args[0] in known.layouts:
+        return call(product, (a, call(transpose, (b, -2, -1))))
+    return call(transpose, (call(product, (call(transpose, (b, -2, -1)), a)), -2, -1))
+
+
+def _type_as(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -> fx.Node:
+    return graph.call_function(operator_named("aten::to.dtype"), (node.args[0], known.dtypes[old.name]))
 
 
 _CHANGES = {
     "aten::group_norm.default": _group_norm,
     "aten::linear.default": _linear,
     "aten::conv2d.default": _convolution,
+    "aten::matmul.default": _matmul,
     "aten::type_as.default": _type_as,
 }

@@ -436,6 +436,11 @@ def _matmul(reader: _Reader, node: fx.Node) -> Found:
     return None
 
 
+def _rowwise_matmul(reader: _Reader, node: fx.Node) -> Found:
+    layout = reader.of(node.args[0])
+    return None if layout is None or layout.marks[-1] or reader.of(node.args[1]) else (layout, ROW)
+
+
 EACH = (
     "add sub mul div rsub silu gelu relu relu6 sigmoid tanh exp log sin cos neg abs pow rsqrt sqrt square reciprocal clamp to "
     "_to_copy where maximum minimum addcmul erf softplus leaky_relu hardswish hardsigmoid mish elu lerp round floor expand "
@@ -470,6 +475,7 @@ RULES: dict[str, Rule] = {
     "aquatint::gemm": _rows,
     "aquatint::conv2d": _convolution,
     "aquatint::rowwise_linear": _rows,
+    "aquatint::rowwise_matmul": _rowwise_matmul,
     "aquatint::rowwise_conv2d": _convolution,
     "python::getitem": _item,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from aquatint.runtime.cpu_kernels import (
     GroupAffineKernel,
     QuantizeKernel,
 )
-from aquatint.runtime.cpu_sparse import MergeKernel, RecallKernel, RowwiseConvolution, RowwiseLinear, TakeKernel
+from aquatint.runtime.cpu_sparse import MergeKernel, RecallKernel, RowwiseConvolution, RowwiseLinear, RowwiseMatmul, TakeKernel
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
 INPUT_FORMATS = ("int8", "int4-g64")
@@ -120,7 +120,13 @@ def linear_refusal(x: Any, weight: Any, bias: Any = None) -> str | None:
 
 def rowwise_refusal(x: Any, weight: Any, bias: Any = None, *, groups: int = 1, **options: Any) -> str | None:
     """Why there is no kernel for this product of some rows, or None."""
-    return "channels are in groups" if groups != 1 else linear_refusal(x, weight, bias)
+    depthwise = isinstance(weight, Tensor) and groups == len(weight) and weight.shape[1] == 1
+    return linear_refusal(x, weight, bias) if groups == 1 or depthwise else "channels are in groups"
+
+
+def matmul_refusal(x: Any, weight: Any) -> str | None:
+    """Why there is no kernel for this product of two values, or None."""
+    return "one of them is a weight" if isinstance(x, Tensor) or isinstance(weight, Tensor) else None
 
 
 def kept_refusal(*values: Any, format: str | None = None) -> str | None:
@@ -147,6 +153,7 @@ KERNELS = (
     Kernel("aten::scaled_dot_product_attention.default", attention_refusal, AttentionKernel),
     Kernel("aten::linear.default", linear_refusal, LinearKernel),
     Kernel("aquatint::rowwise_linear", rowwise_refusal, RowwiseLinear),
+    Kernel("aquatint::rowwise_matmul", matmul_refusal, RowwiseMatmul),
     Kernel("aquatint::rowwise_conv2d", rowwise_refusal, RowwiseConvolution),
     Kernel("aquatint::take", take_refusal, TakeKernel),
     Kernel("aquatint::recall", kept_refusal, RecallKernel),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from aquatint.compiler.formats import format_named
 from aquatint.runtime.binding import Run, at, runner, staged
 from aquatint.runtime.cpu_aten import FloatWeight
 from aquatint.runtime.cpu_kernels import BoundKernel, output_size, window_of
-from aquatint.runtime.native import KernelSet, RecallCall
+from aquatint.runtime.native import KernelSet, LinearCall, RecallCall
 
 
 class RowwiseLinear(BoundKernel):
@@ -32,6 +33,33 @@ class RowwiseLinear(BoundKernel):
         return self.product.bind(results, rows, before)
 
 
+class RowwiseMatmul(BoundKernel):
+    """aquatint::rowwise_matmul, one product after the other; called with x and the weight."""
+
+    def __init__(self, kernels: KernelSet, x: Any, weight: Any) -> None:
+        self.kernels = kernels
+
+    def fits(self, x: Tensor, weight: Tensor) -> bool:
+        return x.shape[:-2] == weight.shape[:-2] and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
+
+    def results(self, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.empty(*x.shape[:-1], weight.shape[-2])
+
+    def bind(self, results: Tensor, x: Tensor, weight: Tensor) -> Run:
+        (rows, before), (weights, more) = staged(x), staged(weight)
+        (m, k), n = x.shape[-2:], weight.shape[-2]
+        parts = zip(rows.view(-1, m, k), weights.view(-1, n, k), results.view(-1, m, n), strict=True)
+        calls = [LinearCall(x=at(a), weight=at(w), m=m, n=n, k=k, y=at(y)) for a, w, y in parts]
+        kernel = self.kernels.library.aq_linear
+        runs = [runner(self.kernels, kernel, call, (rows, weights, results)) for call in calls]
+
+        def run() -> None:
+            for step in (*before, *more, *runs):
+                step()
+
+        return run
+
+
 class RowwiseConvolution(BoundKernel):
     """aquatint::rowwise_conv2d; called with x and, for an edit, the table."""
 
@@ -39,21 +67,31 @@ class RowwiseConvolution(BoundKernel):
         self, kernels: KernelSet, x: Any, weight: Tensor, bias: Tensor | None = None, *,
         stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int = 1, table: Any = None,
     ) -> None:  # fmt: skip
-        self.geometry, self.at_places = (list(weight.shape[2:]), stride, padding, dilation), table is not None
-        self.product = FloatWeight(kernels, weight.permute(0, 2, 3, 1).flatten(1), bias, rowwise=True)
+        self.geometry = list(weight.shape[2:]), stride, padding, dilation
+        self.kernels, self.outputs, self.product = kernels, len(weight), None
+        if groups == 1:
+            self.product = FloatWeight(kernels, weight.permute(0, 2, 3, 1).flatten(1), bias, rowwise=True)
+        else:  # each channel for itself
+            self.weight, self.bias = weight.flatten(1).T.contiguous(), bias
 
     def fits(self, x: Tensor, *table: Tensor) -> bool:
         return x.dim() == 4 and x.dtype == torch.float32 and x.numel() > 0
 
     def results(self, x: Tensor, *table: Tensor) -> Tensor:
         size = [len(table[0]), 1] if table else output_size(x.shape[2:], *self.geometry)
-        return torch.empty(len(x), *size, self.product.shape[0]).permute(0, 3, 1, 2)
+        return torch.empty(len(x), *size, self.outputs).permute(0, 3, 1, 2)
 
     def bind(self, results: Tensor, x: Tensor, *table: Tensor) -> Run:
         rows, before = staged(x.movedim(1, -1))
         places = table[0].contiguous() if table else None
         window = window_of((*x.shape[2:], x.shape[1]), results.shape[2:], self.geometry, places)
-        return self.product.bind(results.movedim(1, -1), rows, before, window, table=places)
+        if self.product:
+            return self.product.bind(results.movedim(1, -1), rows, before, window, table=places)
+        m, n, k = results.numel() // self.outputs, self.outputs, len(self.weight)
+        call = LinearCall(x=at(rows), weight=at(self.weight), bias=at(self.bias), m=m, n=n, k=k, y=at(results))
+        call.window = ctypes.pointer(window)
+        held = (rows, window, places, results, self)
+        return runner(self.kernels, self.kernels.library.aq_depthwise, call, held, before)
 
 
 class TakeKernel(BoundKernel):

@@ -145,6 +145,7 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_product.argtypes = [ctypes.c_void_p, ctypes.POINTER(ProductCall), ctypes.c_int]
     loaded.aq_attention.argtypes = [ctypes.c_void_p, ctypes.POINTER(AttentionCall), ctypes.c_int]
     loaded.aq_linear.argtypes = [ctypes.c_void_p, ctypes.POINTER(LinearCall), ctypes.c_int]
+    loaded.aq_depthwise.argtypes = loaded.aq_linear.argtypes
     loaded.aq_recall.argtypes = [ctypes.c_void_p, ctypes.POINTER(RecallCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
     pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # torch brings it; without it: one thread

@@ -178,6 +178,11 @@ def _rowwise_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     return F.linear(x, weight, bias)
 
 
+def _rowwise_matmul(x: Tensor, weight: Tensor) -> Tensor:
+    """x (.., T, K) weightᵀ for weight (.., N, K) -> (.., T, N), a row the same to the last bit however many there are."""
+    return x @ weight.transpose(-1, -2)
+
+
 def _rowwise_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *,
     stride: list[int], padding: list[int], dilation: list[int], groups: int = 1, table: Tensor | None = None,
@@ -206,12 +211,13 @@ take = Operator("aquatint::take", _take)
 recall = Operator("aquatint::recall", _recall)
 merge = Operator("aquatint::merge", _merge)
 rowwise_linear = Operator("aquatint::rowwise_linear", _rowwise_linear)
+rowwise_matmul = Operator("aquatint::rowwise_matmul", _rowwise_matmul)
 rowwise_conv2d = Operator("aquatint::rowwise_conv2d", _rowwise_conv2d)
 
 OURS: dict[str, Operator] = {
     op.name: op
     for op in (
-        quantize, group_affine, dequantize, gemm, conv2d, take, recall, merge, rowwise_linear, rowwise_conv2d,
+        quantize, group_affine, dequantize, gemm, conv2d, take, recall, merge, rowwise_linear, rowwise_matmul, rowwise_conv2d,
     )
 }  # fmt: skip
 

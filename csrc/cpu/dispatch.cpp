@@ -97,6 +97,10 @@ AQ_EXPORT void aq_linear(const KernelTable* table, const LinearCall* call, int t
     aquatint::spread(table->linear, *call, table->linear_tasks(*call), threads);
 }
 
+AQ_EXPORT void aq_depthwise(const KernelTable* table, const LinearCall* call, int threads) {
+    aquatint::spread(table->depthwise, *call, table->depthwise_tasks(*call), threads);
+}
+
 AQ_EXPORT void aq_recall(const KernelTable* table, const RecallCall* call, int threads) {
     aquatint::spread(table->recall, *call, table->recall_tasks(*call), threads);
 }

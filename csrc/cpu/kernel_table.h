@@ -152,6 +152,8 @@ struct KernelTable {
     void (*attention)(const AttentionCall&, Tasks&);
     int64_t (*linear_tasks)(const LinearCall&);
     void (*linear)(const LinearCall&, Tasks&);
+    int64_t (*depthwise_tasks)(const LinearCall&);
+    void (*depthwise)(const LinearCall&, Tasks&);
     int64_t (*recall_tasks)(const RecallCall&);
     void (*recall)(const RecallCall&, Tasks&);
     double (*ceiling)(int kind, int64_t rounds);

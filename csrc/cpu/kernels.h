@@ -6,6 +6,7 @@
 
 #include "cpu/attention.h"
 #include "cpu/ceiling.h"
+#include "cpu/depthwise.h"
 #include "cpu/float_product.h"
 #include "cpu/group_affine.h"
 #include "cpu/kernel_table.h"
@@ -35,7 +36,7 @@ struct Kernels {
         using P = Panels<V>;
         return {name, P::columns, V::wide_sums, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
                 GroupAffine<V>::tasks, each<GroupAffine<V>>, Attention<V>::tasks, Attention<V>::work,
-                Linear<V>::tasks, Linear<V>::work, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};
+                Linear<V>::tasks, Linear<V>::work, Depthwise<V>::tasks, each<Depthwise<V>>, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};
     }
 };
 
