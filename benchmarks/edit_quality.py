@@ -167,8 +167,8 @@ def main() -> None:
 
 `{command}` on {processor()}, {options.threads} threads; raw: `benchmarks/results/{path.name}`.
 {options.images} images, SDEdit over 60 % of {options.steps} steps; squares are replaced by what other images have there.
-dB: PSNR beside a whole run of the edited image, of the W4A8 model; the recording stands for doing nothing. "(whole)": so much was
-edited that a whole run was made.
+dB: PSNR beside a whole run of the edited image, of the W4A8 model; the recording stands for doing nothing. "(whole)": so much
+was edited that a whole run was made.
 
 """
     (ROOT / "docs" / "edit_quality.md").write_text(head + tables(results))
