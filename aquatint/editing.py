@@ -34,6 +34,7 @@ class EditPlan:
               conditions have twice as many rows: those wanted first
     cache     what values are kept in: "int8", "int4-g64", or "float32", with which an edit of nothing changes no bit
     margin    places computed around an edit at every resolution
+    norms     do the statistics of group norms follow what an edit changes? Else they stay those of the recording
     memory    bytes that may be kept, or None for as many as it takes
     """
 
@@ -42,6 +43,7 @@ class EditPlan:
     guidance: float = 1.0
     cache: str = "int8"
     margin: int = 1
+    norms: bool = True
     memory: int | None = None
 
 
@@ -154,7 +156,7 @@ class EditSession:
         context = Context({}, Calibration((tuple(inputs),)))
         dropped: tuple[str, ...] = ()
         while True:
-            changed, _ = run_pass(program, Sparse(self.plan.cache, dropped), context)
+            changed, _ = run_pass(program, Sparse(self.plan.cache, dropped, self.plan.norms), context)
             entries = changed.incremental
             assert entries is not None
             need = self._nbytes(entries)
@@ -165,7 +167,7 @@ class EditSession:
                 raise EditError(f"a recording takes {need} bytes at least; the plan's memory is {self.plan.memory}")
             dropped = (*dropped, *(k.name for k in cheap[: max(1, len(cheap) // 4)]))
         lower = self.compiled.target.lower
-        self._record_run = Execution(entries.record, program.weights, lower)
+        self._record_run = Replays(Execution(entries.record, program.weights, lower))
         self._edit_run = Replays(Execution(entries.edit, program.weights, lower))
         self._entries, self._shape, self._recording = entries, shape, None
         return entries
@@ -239,7 +241,7 @@ class EditSession:
         """A run of some places; what was kept is brought up to date where it is to be."""
         indices = [regions.index(i) for i in entries.indices]
         names = [name for k in entries.kept for name in _names(k)]
-        updated = [(name, regions.index(k.places)) for k in entries.rows if k.places for name in _names(k)]
+        updated = [(name, k.places) for k in entries.kept if k.form != "whole" for name in _names(k)]
         new = _Recording(image.clone(), old.noise, image, [], [], old.once)
         count = len(self.compiled.program.graph.output_node().args[0])  # type: ignore[arg-type]
 
@@ -247,8 +249,11 @@ class EditSession:
             kept = {**old.once, **old.steps[place]}
             found = self._edit_run(*inputs, *indices, *(kept[name] for name in names))
             if commit:
-                for (name, places), rows in zip(updated, found[count:], strict=True):
-                    kept[name].index_copy_(1, places, rows)
+                for (name, places), value in zip(updated, found[count:], strict=True):
+                    if places is None:
+                        old.steps[place][name] = value
+                    else:
+                        kept[name].index_copy_(1, regions.index(places), value)
                 new.steps.append(old.steps[place])
             new.results.append(found[0])
             return found[0]

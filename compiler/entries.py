@@ -15,7 +15,9 @@ from aquatint.compiler.regions import Grid, Index, Region
 class Kept:
     """A value that `record` gives and `edit` takes.
 
-    name    of the value;  form: "rows": as (batch, places, channels), which an edit brings up to date; "whole": as it is
+    name    of the value
+    form    "rows": as (batch, places, channels), of which an edit brings some up to date; "norm": of a group norm, which an edit
+            brings up to date; "whole": as it is
     format  the number format that it is kept in, or None: as it is
     shape   as it is kept
     places  which of them an edit brings up to date, with `ends` places before and behind the grid
@@ -60,7 +62,7 @@ class Incremental:
 
     record  inputs as the program's; results: the program's, then those of `kept`: codes and scales where it has a format
     edit    inputs: the program's, then `indices`, then the tensors of `kept`; results: the program's, then what brings those of
-            the form "rows" up to date
+            the forms "rows" and "norm" up to date, in their order
     work    of an edit's products
     whole   operators that an edit computes whole, because their result at a place follows from all places
     """

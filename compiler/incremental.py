@@ -26,7 +26,7 @@ PRODUCTS = (
     "aten::scaled_dot_product_attention.default", "aten::matmul.default", "aten::linear.default",
 )  # fmt: skip
 JOINS = ("aten::add.Tensor", "aten::sub.Tensor")
-FROZEN = "aquatint::group_affine"  # its gain and offset stay those of the original (SIGE, section 3.3)
+NORM = "aquatint::group_affine"
 NUMBERS = frozenset(f"aten::{n}" for n in EACH.split())
 MOVEMENTS = frozenset(
     f"aten::{n}" for n in f"{VIEWS} {MOVES} chunk split split_with_sizes slice select unbind einsum".split()
@@ -39,12 +39,14 @@ class Builder:
 
     format    in which values are kept, where their channels allow it
     dropped   values that are not kept: their neighbours are computed again, from what is kept before them
+    norms     do the statistics of group norms follow what an edit changes?
     """
 
     graph: fx.Graph
     known: Spatial
     format: str | None
     dropped: frozenset[str]
+    norms: bool
     new: fx.Graph = field(default_factory=fx.Graph)
     kept: dict[tuple[fx.Node, str], Kept] = field(default_factory=dict)
     work: dict[tuple[fx.Node, Region], Work] = field(default_factory=dict)
@@ -118,15 +120,16 @@ class Builder:
             return self.new.get_attr(str(node.target))
         if node.name not in self.known.shapes:  # a size, or several results
             return self._copied(node)
-        if node not in self.known.changes or self._is_frozen(node):
-            shape = self.known.shapes[node.name]
-            return self._keep(node, "whole", shape, None)[0]
+        if self._is_affine(node):
+            return self._affine(node)
+        if node not in self.known.changes:
+            return self._keep_whole(node)
         kind = self.known.seeing[node].kind if node in self.known.seeing else "whole"
         if kind in ("lead", "trail"):
             return self._end(node, kind)
         if node in self.known.layouts and kind != "whole" and not self._moves(node):
             return self._merged(node)
-        if kind == "whole" and node.op == "call_function" and not self._moves(node):
+        if kind == "whole" and not self._moves(node) and any(n in self.known.layouts for n in node.all_input_nodes):
             self.whole_nodes[node] = None
         return self._copied(node)
 
@@ -135,13 +138,46 @@ class Builder:
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.whole)  # type: ignore[misc]
         return self.new.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
 
-    def _is_frozen(self, node: fx.Node) -> bool:
+    def _is_affine(self, node: fx.Node) -> bool:
+        """Is this the gain or the offset of a group norm?"""
         source = node.args[0] if name_of(node.target) == "python::getitem" else None
-        return isinstance(source, fx.Node) and name_of(source.target) == FROZEN
+        return isinstance(source, fx.Node) and name_of(source.target) == NORM
+
+    def _affine(self, node: fx.Node) -> fx.Node:
+        """Those of the recorded run (SIGE, section 3.3); they may follow what an edit changes."""
+        norm: fx.Node = node.args[0]  # type: ignore[assignment]
+        image: fx.Node = norm.args[0]  # type: ignore[assignment]
+        if not self.norms or image not in self.known.layouts or self.dropped.intersection(n.name for n in self._parts(image)):
+            return self._keep_whole(node)
+        if norm not in self._whole:
+            parts = sorted((n for n in norm.users if self._is_affine(n)), key=lambda n: n.args[1])  # type: ignore[arg-type,return-value]
+            kept = [self._keep(part, "norm", self.known.shapes[part.name], None)[0] for part in parts]
+            layout, home = self.known.layouts[image], self.home(image)
+            old, new = (self._in_rows(layout, rows) for rows in (self._before(image), self.rows(image, home)))
+            options = {"groups": norm.args[1], "count": prod(layout.grid), "eps": norm.kwargs["eps"]}
+            self._whole[norm] = self.call("aquatint::moved_affine", *kept, old, new, **options)
+        return self.call("python::getitem", self._whole[norm], node.args[1])
+
+    def _parts(self, node: fx.Node) -> list[fx.Node]:
+        """The values that are joined to this one; or itself."""
+        joins = name_of(node.target) in ("aten::cat.default", "aten::concat.default")
+        return list(node.args[0]) if joins else [node]  # type: ignore[arg-type]
+
+    def _before(self, node: fx.Node) -> fx.Node:
+        """What a value was at its home."""
+        if (parts := self._parts(node)) != [node]:
+            return self.call("aten::cat.default", [self._before(n) for n in parts], *node.args[1:])
+        layout, kept = self.known.layouts[node], self._keep_rows(node)
+        places = self.index(Places(self.home(node), layout.grid, *layout.ends))
+        rows = self.call("aquatint::recall", *kept, places, format=self.kept[node, "rows"].format)
+        return self._from_rows(node, rows, [-1, *[1] * (len(layout.axes) - 1)])
+
+    def _keep_whole(self, node: fx.Node) -> Any:
+        return self._keep(node, "whole", self.known.shapes[node.name], None)[0]
 
     def _moves(self, node: fx.Node) -> bool:
         name = (name_of(node.target) or "").split(".")[0] if node.op == "call_function" else ""
-        return name in MOVEMENTS and not self._is_frozen(node)
+        return name in MOVEMENTS and not self._is_affine(node)
 
     def _end(self, node: fx.Node, kind: str) -> fx.Node:
         """What stands before or behind the grid of a sequence; it is computed with every edit."""
@@ -376,10 +412,10 @@ def in_rows(graph: fx.Graph, layout: Layout, value: Any) -> fx.Node:
 
 
 def incremental(
-    graph: fx.Graph, known: Spatial, format: str | None = None, dropped: frozenset[str] = frozenset()
+    graph: fx.Graph, known: Spatial, format: str | None = None, dropped: frozenset[str] = frozenset(), norms: bool = True
 ) -> Incremental:
     """Both entries, from a graph with rowwise products and group norms as gain and offset (see passes/sparse.py)."""
-    builder = Builder(graph, known, format, dropped)
+    builder = Builder(graph, known, format, dropped, norms)
     results = builder.build()
     kept = {key: k for key, k in builder.kept.items() if builder._inputs[(*key, "codes")].users}
     updates: list[fx.Node] = []
@@ -387,6 +423,8 @@ def incremental(
         if form == "rows":
             rows = in_rows(builder.new, known.layouts[node], builder.rows(node, builder.home(node)))
             updates += _encoded(builder.new, rows, k.format)
+        if form == "norm":
+            updates.append(builder.whole(node))
     builder.new.output([*results, *updates])
     indices = _ordered_inputs(builder, graph, list(kept))
     return Incremental(
@@ -439,21 +477,43 @@ def prepared(graph: fx.Graph, known: Spatial) -> fx.Graph:
     new.output(new.graph_copy(graph, copies))
     for node in list(graph.nodes):
         change = _CHANGES.get(name_of(node.target) or "") if node in known.changes else None
-        if change and (node in known.layouts or node.target is operator_named("aten::group_norm.default")):
+        if change and (node in known.layouts or name_of(node.target) in NORMS):
             copy = copies[node]
             with new.inserting_before(copy):
                 replacement = change(new, copy, known, node)
-            copy.replace_all_uses_with(replacement)
-            new.erase_node(copy)
+            if replacement is not copy:
+                copy.replace_all_uses_with(replacement)
+            if not copy.users:
+                new.erase_node(copy)
     return new
+
+
+def _affine(graph: fx.Graph, x: Any, groups: Any, weight: Any, bias: Any, eps: Any) -> list[fx.Node]:
+    """Gain and offset from the statistics alone, and the norm's own weight and bias behind them."""
+    call, item = graph.call_function, operator_named("python::getitem")
+    plain = call(operator_named(NORM), (x, groups), {"eps": eps})
+    parts = [call(item, (plain, i)) for i in (0, 1)]
+    if weight is not None:
+        parts = [call(operator_named("aten::mul.Tensor"), (part, weight)) for part in parts]
+    return parts if bias is None else [parts[0], call(operator_named("aten::add.Tensor"), (parts[1], bias))]
+
+
+def _group_affine(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -> fx.Node:
+    weight, bias = (*node.args[2:], None, None)[:2]
+    if weight is None and bias is None:
+        return node
+    parts = _affine(graph, node.args[0], node.args[1], weight, bias, node.kwargs["eps"])
+    for user in list(node.users):
+        user.replace_all_uses_with(parts[user.args[1]])  # type: ignore[call-overload]
+        graph.erase_node(user)
+    return node
 
 
 def _group_norm(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -> fx.Node:
     x, groups, weight, bias, eps = (*node.args, *(None, None, 1e-5)[len(node.args) - 2 :])[:5]
     call = graph.call_function
-    affine = call(operator_named(FROZEN), (x, groups, weight, bias), {"eps": eps})
     gain, offset = (
-        call(operator_named("aten::movedim.int"), (call(operator_named("python::getitem"), (affine, i)), -1, 1)) for i in (0, 1)
+        call(operator_named("aten::movedim.int"), (part, -1, 1)) for part in _affine(graph, x, groups, weight, bias, eps)
     )
     scaled = call(operator_named("aten::mul.Tensor"), (x, gain))
     return call(operator_named("aten::add.Tensor"), (scaled, offset))
@@ -487,7 +547,9 @@ def _type_as(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -> fx
     return graph.call_function(operator_named("aten::to.dtype"), (node.args[0], known.dtypes[old.name]))
 
 
+NORMS = ("aten::group_norm.default", NORM)
 _CHANGES = {
+    NORM: _group_affine,
     "aten::group_norm.default": _group_norm,
     "aten::linear.default": _linear,
     "aten::conv2d.default": _convolution,

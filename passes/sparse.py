@@ -26,7 +26,7 @@ class Sparse:
              %y = aquatint::rowwise_conv2d(%s, @conv.weight, @conv.bias, table=%table, ...)
 
     1. Where the places of the image lie in each value is found from the first input on (compiler/spatial.py).
-    2. Group norms keep the gain and offset of the recorded run.
+    2. Group norms keep the gain and offset of the recorded run; with `norms` these follow what an edit changes.
     3. Attention asks at the edited places, and sees all keys and values.
     4. What the image does not reach (time, text, their keys and values) is kept.
     `cache` is the format that values are kept in: "int8", "int4-g64", or "float32"; those that are `dropped` are not kept, and
@@ -35,6 +35,7 @@ class Sparse:
 
     cache: str = "int8"
     dropped: tuple[str, ...] = ()
+    norms: bool = True
     name: ClassVar[str] = "sparse"
     exact: ClassVar[bool] = True
 

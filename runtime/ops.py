@@ -173,6 +173,32 @@ def _merge(codes: Tensor, scales: Tensor | None, rows: Tensor, index: Tensor, *,
     return kept.index_copy(1, index, rows.to(kept.dtype))
 
 
+def _moved_affine(
+    gain: Tensor, offset: Tensor, old: Tensor, new: Tensor, *, groups: int, count: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """`group_affine` without weights, of a value in which the rows `old` (B, n, C) have become `new`.
+
+    gain and offset (B, .., C) are what it was; count: places of the whole value. Where nothing has moved, nothing changes.
+    """
+    batch, shape = len(gain), gain.shape
+    rstd, shift = (v.double().reshape(batch, groups, -1)[..., 0] for v in (gain, offset))
+    mean = -shift / rstd
+    square = 1 / rstd.square() - eps + mean.square()
+    each = count * shape[-1] // groups
+
+    def moved(power: int) -> Tensor:
+        sums = [v.pow(power).sum(1, dtype=torch.float64) for v in (new, old)]
+        return (sums[0] - sums[1]).reshape(batch, groups, -1).sum(-1)
+
+    first, second = moved(1), moved(2)
+    new_mean = mean + first / each
+    variance = (square + second / each - new_mean.square()).clamp(min=0)
+    new_gain = (variance + eps).rsqrt()
+    unmoved = (first == 0) & (second == 0)
+    spread = [v.repeat_interleave(shape[-1] // groups, 1).reshape(shape) for v in (new_gain, -new_mean * new_gain, unmoved)]
+    return torch.where(spread[2], gain, spread[0].to(gain.dtype)), torch.where(spread[2], offset, spread[1].to(gain.dtype))
+
+
 def _rowwise_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As aten::linear; a row of the result depends on its own row of x alone, to the last bit."""
     return F.linear(x, weight, bias)
@@ -210,6 +236,7 @@ conv2d = Operator("aquatint::conv2d", _conv2d)
 take = Operator("aquatint::take", _take)
 recall = Operator("aquatint::recall", _recall)
 merge = Operator("aquatint::merge", _merge)
+moved_affine = Operator("aquatint::moved_affine", _moved_affine)
 rowwise_linear = Operator("aquatint::rowwise_linear", _rowwise_linear)
 rowwise_matmul = Operator("aquatint::rowwise_matmul", _rowwise_matmul)
 rowwise_conv2d = Operator("aquatint::rowwise_conv2d", _rowwise_conv2d)
@@ -217,7 +244,8 @@ rowwise_conv2d = Operator("aquatint::rowwise_conv2d", _rowwise_conv2d)
 OURS: dict[str, Operator] = {
     op.name: op
     for op in (
-        quantize, group_affine, dequantize, gemm, conv2d, take, recall, merge, rowwise_linear, rowwise_matmul, rowwise_conv2d,
+        quantize, group_affine, dequantize, gemm, conv2d,
+        take, recall, merge, moved_affine, rowwise_linear, rowwise_matmul, rowwise_conv2d,
     )
 }  # fmt: skip
 
