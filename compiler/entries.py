@@ -16,8 +16,8 @@ class Kept:
     """A value that `record` gives and `edit` takes.
 
     name    of the value
-    form    "rows": as (batch, places, channels), of which an edit brings some up to date; "norm": of a group norm, which an edit
-            brings up to date; "whole": as it is
+    form    "rows": as (batch, places, channels), of which an edit brings some up to date; "norm": of a group norm, which an
+            edit brings up to date; "whole": as it is
     format  the number format that it is kept in, or None: as it is
     shape   as it is kept
     places  which of them an edit brings up to date, with `ends` places before and behind the grid
