@@ -47,8 +47,7 @@ class Sparse:
         inputs = list(context.calibration.calls[0])
         graph = prepared(program.graph, spatial(program, inputs))
         known = spatial(replace(program, graph=graph), inputs)
-        program.incremental = incremental(
-            graph, known, None if self.cache == "float32" else self.cache, frozenset(self.dropped)
-        )
+        kept_in = None if self.cache == "float32" else self.cache
+        program.incremental = incremental(graph, known, kept_in, frozenset(self.dropped), self.norms)
         found = program.incremental
         return Report(self.name, {"": {"kept": len(found.kept), "indices": len(found.indices), "whole": list(found.whole)}})

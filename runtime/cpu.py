@@ -20,7 +20,15 @@ from aquatint.runtime.cpu_kernels import (
     GroupAffineKernel,
     QuantizeKernel,
 )
-from aquatint.runtime.cpu_sparse import MergeKernel, RecallKernel, RowwiseConvolution, RowwiseLinear, RowwiseMatmul, TakeKernel
+from aquatint.runtime.cpu_sparse import (
+    MergeKernel,
+    MovedAffineKernel,
+    RecallKernel,
+    RowwiseConvolution,
+    RowwiseLinear,
+    RowwiseMatmul,
+    TakeKernel,
+)
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
 INPUT_FORMATS = ("int8", "int4-g64")
@@ -134,6 +142,11 @@ def kept_refusal(*values: Any, format: str | None = None) -> str | None:
     return None if format in (None, *INPUT_FORMATS) else f"no kernel reads {format}"
 
 
+def moved_refusal(*values: Any, **options: Any) -> str | None:
+    """Why there is no kernel for these moved statistics, or None."""
+    return "they are fixed" if any(isinstance(v, Tensor) for v in values) else None
+
+
 def take_refusal(x: Any, index: Any, **axes: Any) -> str | None:
     """Why there is no kernel that takes these rows, or None."""
     return "it takes rows of a weight" if isinstance(x, Tensor) else None
@@ -155,6 +168,7 @@ KERNELS = (
     Kernel("aquatint::rowwise_linear", rowwise_refusal, RowwiseLinear),
     Kernel("aquatint::rowwise_matmul", matmul_refusal, RowwiseMatmul),
     Kernel("aquatint::rowwise_conv2d", rowwise_refusal, RowwiseConvolution),
+    Kernel("aquatint::moved_affine", moved_refusal, MovedAffineKernel),
     Kernel("aquatint::take", take_refusal, TakeKernel),
     Kernel("aquatint::recall", kept_refusal, RecallKernel),
     Kernel("aquatint::merge", kept_refusal, MergeKernel),

@@ -13,7 +13,7 @@ from aquatint.compiler.formats import format_named
 from aquatint.runtime.binding import Run, at, runner, staged
 from aquatint.runtime.cpu_aten import FloatWeight
 from aquatint.runtime.cpu_kernels import BoundKernel, output_size, window_of
-from aquatint.runtime.native import KernelSet, LinearCall, RecallCall
+from aquatint.runtime.native import KernelSet, LinearCall, MovedAffineCall, RecallCall
 
 
 class RowwiseLinear(BoundKernel):
@@ -178,3 +178,27 @@ class MergeKernel(BoundKernel):
             results.index_copy_(1, index, rows)
 
         return run
+
+
+class MovedAffineKernel(BoundKernel):
+    """aquatint::moved_affine; called with gain, offset, and the rows before and now."""
+
+    def __init__(
+        self, kernels: KernelSet, gain: Any, offset: Any, old: Any, new: Any, *, groups: int, count: int, eps: float
+    ) -> None:
+        self.kernels, self.call = kernels, MovedAffineCall(groups=groups, places=count, eps=eps)
+
+    def fits(self, gain: Tensor, offset: Tensor, old: Tensor, new: Tensor) -> bool:
+        return all(v.dtype == torch.float32 for v in (gain, offset, old, new))
+
+    def results(self, gain: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.empty(gain.shape), torch.empty(gain.shape)
+
+    def bind(self, results: tuple[Tensor, Tensor], *values: Tensor) -> Run:
+        call = MovedAffineCall.from_buffer_copy(self.call)
+        ordered, refreshes = zip(*map(staged, values), strict=True)
+        call.gain, call.offset, call.before, call.now = map(at, ordered)
+        call.images, call.rows, call.channels = ordered[3].shape
+        call.new_gain, call.new_offset = map(at, results)
+        before = [refresh for each in refreshes for refresh in each]
+        return runner(self.kernels, self.kernels.library.aq_moved_affine, call, (ordered, results), before)

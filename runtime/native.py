@@ -93,6 +93,17 @@ class LinearCall(ctypes.Structure):
     ]
 
 
+class MovedAffineCall(ctypes.Structure):
+    """As in csrc/cpu/kernel_table.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("gain", "offset", "before", "now")),
+        *((name, ctypes.c_int64) for name in ("images", "rows", "channels", "groups", "places")),
+        ("eps", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("new_gain", "new_offset")),
+    ]
+
+
 class RecallCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
@@ -146,6 +157,7 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_attention.argtypes = [ctypes.c_void_p, ctypes.POINTER(AttentionCall), ctypes.c_int]
     loaded.aq_linear.argtypes = [ctypes.c_void_p, ctypes.POINTER(LinearCall), ctypes.c_int]
     loaded.aq_depthwise.argtypes = loaded.aq_linear.argtypes
+    loaded.aq_moved_affine.argtypes = [ctypes.c_void_p, ctypes.POINTER(MovedAffineCall), ctypes.c_int]
     loaded.aq_recall.argtypes = [ctypes.c_void_p, ctypes.POINTER(RecallCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
     pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # torch brings it; without it: one thread

@@ -186,11 +186,8 @@ def _moved_affine(
     square = 1 / rstd.square() - eps + mean.square()
     each = count * shape[-1] // groups
 
-    def moved(power: int) -> Tensor:
-        sums = [v.pow(power).sum(1, dtype=torch.float64) for v in (new, old)]
-        return (sums[0] - sums[1]).reshape(batch, groups, -1).sum(-1)
-
-    first, second = moved(1), moved(2)
+    before, now = old.double(), new.double()
+    first, second = ((now**p - before**p).sum(1).reshape(batch, groups, -1).sum(-1) for p in (1, 2))
     new_mean = mean + first / each
     variance = (square + second / each - new_mean.square()).clamp(min=0)
     new_gain = (variance + eps).rsqrt()

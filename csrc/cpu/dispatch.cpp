@@ -52,6 +52,7 @@ using aquatint::AttentionCall;
 using aquatint::GroupAffineCall;
 using aquatint::KernelTable;
 using aquatint::LinearCall;
+using aquatint::MovedAffineCall;
 using aquatint::RecallCall;
 using aquatint::ProductCall;
 using aquatint::QuantizeCall;
@@ -99,6 +100,10 @@ AQ_EXPORT void aq_linear(const KernelTable* table, const LinearCall* call, int t
 
 AQ_EXPORT void aq_depthwise(const KernelTable* table, const LinearCall* call, int threads) {
     aquatint::spread(table->depthwise, *call, table->depthwise_tasks(*call), threads);
+}
+
+AQ_EXPORT void aq_moved_affine(const KernelTable* table, const MovedAffineCall* call, int threads) {
+    aquatint::spread(table->moved_affine, *call, table->moved_affine_tasks(*call), threads);
 }
 
 AQ_EXPORT void aq_recall(const KernelTable* table, const RecallCall* call, int threads) {

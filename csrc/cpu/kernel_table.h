@@ -66,6 +66,14 @@ struct GroupAffineCall {
     float* offset;  // (images, channels)
 };
 
+struct MovedAffineCall {
+    const float *gain, *offset;  // (images, channels): the same for all channels of a group
+    const float *before, *now;   // (images, rows, channels)
+    int64_t images, rows, channels, groups, places;
+    float eps;
+    float *new_gain, *new_offset;  // (images, channels)
+};
+
 struct ProductCall {
     const void* x;        // codes (m, k) or (m, k / 2); with `bits` 32 floats; with a window (batch, height, width, channels)
     const float* scales;  // (m, scale_groups), of pixels with a window; null with floats
@@ -154,6 +162,8 @@ struct KernelTable {
     void (*linear)(const LinearCall&, Tasks&);
     int64_t (*depthwise_tasks)(const LinearCall&);
     void (*depthwise)(const LinearCall&, Tasks&);
+    int64_t (*moved_affine_tasks)(const MovedAffineCall&);
+    void (*moved_affine)(const MovedAffineCall&, Tasks&);
     int64_t (*recall_tasks)(const RecallCall&);
     void (*recall)(const RecallCall&, Tasks&);
     double (*ceiling)(int kind, int64_t rounds);

@@ -11,6 +11,7 @@
 #include "cpu/group_affine.h"
 #include "cpu/kernel_table.h"
 #include "cpu/linear.h"
+#include "cpu/moved_affine.h"
 #include "cpu/product.h"
 #include "cpu/quantize.h"
 #include "cpu/recall.h"
@@ -36,7 +37,7 @@ struct Kernels {
         using P = Panels<V>;
         return {name, P::columns, V::wide_sums, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
                 GroupAffine<V>::tasks, each<GroupAffine<V>>, Attention<V>::tasks, Attention<V>::work,
-                Linear<V>::tasks, Linear<V>::work, Depthwise<V>::tasks, each<Depthwise<V>>, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};
+                Linear<V>::tasks, Linear<V>::work, Depthwise<V>::tasks, each<Depthwise<V>>, MovedAffine<V>::tasks, each<MovedAffine<V>>, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};
     }
 };
 

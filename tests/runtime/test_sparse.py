@@ -114,3 +114,22 @@ def test_a_row_of_a_product_is_the_same_however_many_there_are() -> None:
     x = torch.randn(1, 50, 64)
     torch.testing.assert_close(kernel(x), ops.rowwise_linear(x, weight), rtol=1e-4, atol=1e-4)
     assert torch.equal(kernel(x)[:, 3:4], kernel(x[:, 3:4]))
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 2), st.integers(1, 20), st.sampled_from([(4, 32), (32, 320), (2, 6)]))
+def test_moved_statistics_are_those_of_what_it_has_become(kernels, seed, batch, moved, sizes) -> None:
+    groups, channels = sizes
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, 6, 5, generator=random) * 3 + 1
+    new = x.clone()
+    new.flatten(2)[..., :moved] += torch.randn(batch, channels, moved, generator=random)
+    rows = [v.flatten(2)[..., :moved].transpose(1, 2) for v in (x, new)]
+    options = {"groups": groups, "count": 30, "eps": 1e-5}
+    kernel = target(kernels).lower("aquatint::moved_affine", (Slot,) * 4, options)
+    before = ops.group_affine(x, groups, eps=1e-5)
+    for found in (kernel(*before, *rows), ops.moved_affine(*before, *rows, **options)):
+        for ours, exact in zip(found, ops.group_affine(new, groups, eps=1e-5), strict=True):
+            torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-5)
+    assert all(map(torch.equal, kernel(*before, rows[0], rows[0]), before))
