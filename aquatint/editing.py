@@ -49,7 +49,8 @@ class EditPlan:
 
 @dataclass(frozen=True)
 class EditReport:
-    """Of the last edit: the part of the image that was edited, multiply-adds of all steps, and what a whole run takes."""
+    """Of the last edit: the part of the image that was edited, multiply-adds of all steps, what a whole run takes, and whether
+    that was made: it records nothing, so that the next smaller edit begins with a recording."""
 
     edited: float
     multiply_adds: float
@@ -59,12 +60,11 @@ class EditReport:
 
 @dataclass
 class _Recording:
-    """What was kept of a run: of each step the results and the tensors of `kept`, and once what is the same in all of them."""
+    """What was kept of a run: the tensors of `kept` of each step, and once those that are the same in all of them."""
 
     image: Tensor
     noise: Tensor | None
     drawn: Tensor
-    results: list[Tensor] = field(default_factory=list)
     steps: list[dict[str, Tensor]] = field(default_factory=list)
     once: dict[str, Tensor] = field(default_factory=dict)
 
@@ -118,7 +118,7 @@ class EditSession:
     def draw(self, image: Tensor, seed: int = 0) -> Tensor:
         """What `record` returns, but for the last digits, when nothing is to be kept."""
         start = None if self.sampler is None else noise(tuple(image.shape[1:]), len(image), seed)
-        return self._draw(image, start, lambda place, inputs: self.compiled.run(inputs)[0])
+        return self._draw(image, start, self._forward)
 
     def apply(self, edited: Tensor, mask: Tensor | None = None, *, commit: bool = True) -> Tensor:
         """Draw from `edited`, computing what `mask` (H, W) marks; without a mask, where it differs from what was recorded.
@@ -138,8 +138,11 @@ class EditSession:
         done, dense = sum(a for a, _ in work), sum({w.node: w.dense for w in entries.work}.values())
         calls = len(self._times())
         whole = done > DENSE_ABOVE * dense
-        start = recording.noise
-        changed = self._whole(edited, start) if whole else self._edited(edited, recording, entries, regions, commit)
+        if whole:
+            changed = _Recording(edited.clone(), recording.noise, self._draw(edited, recording.noise, self._forward))
+        else:
+            recording = recording if recording.steps else self._whole(recording.image, recording.noise)
+            changed = self._edited(edited, recording, entries, regions, commit)
         self.last = EditReport(marked.float().mean().item(), (dense if whole else done) * calls, dense * calls, whole)
         if commit:
             self._recording = changed
@@ -212,6 +215,9 @@ class EditSession:
             raise EditError("the mask is empty: mark what is to be computed")
         return mask
 
+    def _forward(self, place: int, inputs: list[Tensor]) -> Tensor:
+        return self.compiled.run(inputs)[0]
+
     def _start(self, image: Tensor, start: Tensor | None) -> Tensor:
         """The image as the first step sees it."""
         return image if start is None else self.sampler.add_noise(image, start, torch.stack(self._times()[:1]))
@@ -231,7 +237,6 @@ class EditSession:
             if not recording.once:
                 recording.once = {k: v for k, v in step.items() if k in constant}
             recording.steps.append({k: v for k, v in step.items() if k not in constant})
-            recording.results.append(found[0])
             return found[0]
 
         recording.drawn = self._draw(image, start, call)
@@ -242,7 +247,7 @@ class EditSession:
         indices = [regions.index(i) for i in entries.indices]
         names = [name for k in entries.kept for name in _names(k)]
         updated = [(name, k.places) for k in entries.kept if k.form != "whole" for name in _names(k)]
-        new = _Recording(image.clone(), old.noise, image, [], [], old.once)
+        new = _Recording(image.clone(), old.noise, image, [], old.once)
         count = len(self.compiled.program.graph.output_node().args[0])  # type: ignore[arg-type]
 
         def call(place: int, inputs: list[Tensor]) -> Tensor:
@@ -255,7 +260,6 @@ class EditSession:
                     else:
                         kept[name].index_copy_(1, regions.index(places), value)
                 new.steps.append(old.steps[place])
-            new.results.append(found[0])
             return found[0]
 
         new.drawn = self._draw(image, old.noise, call)

@@ -16,6 +16,9 @@ extern "C" void aq_product(const KernelTable*, const ProductCall*, int threads);
 extern "C" void aq_attention(const KernelTable*, const AttentionCall*, int threads);
 extern "C" void aq_linear(const KernelTable*, const LinearCall*, int threads);
 extern "C" void aq_group_affine(const KernelTable*, const GroupAffineCall*, int threads);
+extern "C" void aq_depthwise(const KernelTable*, const LinearCall*, int threads);
+extern "C" void aq_moved_affine(const KernelTable*, const MovedAffineCall*, int threads);
+extern "C" void aq_recall(const KernelTable*, const RecallCall*, int threads);
 
 namespace {
 
@@ -46,6 +49,14 @@ std::vector<int16_t> words(int64_t count) {
     std::vector<int16_t> values(count);
     for (auto& value : values) value = int16_t(draw(-4095, 4095));
     return values;
+}
+
+// For half of all windows: which pixel each output sees, through each tap.
+std::vector<int32_t> places(Window& window) {
+    std::vector<int32_t> table(window.outputs() * window.seen());
+    for (auto& place : table) place = int32_t(draw(-1, window.height * window.width - 1));
+    if (draw(0, 1)) window.places = table.data();
+    return table;
 }
 
 int64_t panels_of(const KernelTable* table, int64_t n) { return (n + table->columns() - 1) / table->columns() * table->columns(); }
@@ -90,6 +101,7 @@ void product(const KernelTable* table) {
         taps = window.taps[0] * window.taps[1], k = taps * window.channels;
         if (m == 0) return;
     }
+    auto table_of_places = places(window);
     auto codes = bytes<int8_t>(bits == 32 ? 0 : pixels * k / taps * bits / 8);
     for (auto& code : codes)
         if (bits == 8 && code == -128) code = -127;  // what quantize never writes
@@ -136,6 +148,7 @@ void linear(const KernelTable* table) {
         m = 2 * window.rows * window.columns, pixels = 2 * window.height * window.width;
         k = window.taps[0] * window.taps[1] * window.channels;
     }
+    auto table_of_places = gathered ? places(window) : std::vector<int32_t>();
     auto x = floats(gathered ? pixels * window.channels : m * k), bias = floats(n);
     auto weight = floats(k * (in_panels ? panels_of(table, n) : n)), scales = floats(n);
     auto codes = bytes<int8_t>(n * k);
@@ -156,6 +169,40 @@ void group_affine(const KernelTable* table) {
     aq_group_affine(table, &call, 1);
 }
 
+void depthwise(const KernelTable* table) {
+    Window window{draw(1, 9), draw(1, 9), draw(1, 90), draw(1, 5), draw(1, 5), {3, 3}, {1, 1}, {1, 1}, {1, 1}};
+    auto table_of_places = places(window);
+    int64_t n = window.channels, m = 2 * window.outputs();
+    auto x = floats(2 * window.height * window.width * n), weight = floats(9 * n), bias = floats(n);
+    std::vector<float> y(m * n);
+    LinearCall call{x.data(), weight.data(), nullptr, draw(0, 1) ? bias.data() : nullptr, &window, m, n, 9, 0, 0, y.data()};
+    aq_depthwise(table, &call, 1);
+}
+
+void moved_affine(const KernelTable* table) {
+    int64_t images = draw(1, 2), rows = draw(0, 30), groups = draw(1, 6), channels = groups * draw(1, 50);
+    auto gain = floats(images * channels), offset = floats(images * channels);
+    auto before = floats(images * rows * channels), now = floats(images * rows * channels);
+    std::vector<float> new_gain(images * channels), new_offset(images * channels);
+    MovedAffineCall call{gain.data(), offset.data(), before.data(), now.data(), images, rows, channels, groups, rows + draw(0, 9),
+                         1e-5f, new_gain.data(), new_offset.data()};
+    aq_moved_affine(table, &call, 1);
+}
+
+void recall(const KernelTable* table) {
+    static const int kinds[] = {4, 8, 32};
+    int bits = kinds[draw(0, 2)];
+    int64_t images = draw(1, 2), count = draw(1, 30), width = 64 * draw(1, 3), rows = draw(1, 40), group = bits == 4 ? 64 : width;
+    std::vector<int64_t> index(rows);
+    for (auto& place : index) place = draw(0, count - 1);
+    bool all = draw(0, 1);
+    rows = all ? count : rows;
+    auto codes = bytes<uint8_t>(images * count * width * bits / 8), scales = bytes<uint8_t>(images * count * width / group * (bits == 4 ? 2 : 4));
+    std::vector<float> y(images * rows * width);
+    RecallCall call{codes.data(), scales.data(), all ? nullptr : index.data(), images, count, rows, width, group, bits, y.data()};
+    aq_recall(table, &call, 1);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -169,6 +216,9 @@ int main(int argc, char** argv) {
             group_affine(table);
             attention(table);
             linear(table);
+            depthwise(table);
+            moved_affine(table);
+            recall(table);
         }
         std::printf("%s\n", table->name);
     }
