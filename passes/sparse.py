@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.formats import FORMATS
-from aquatint.compiler.incremental import incremental, prepared
+from aquatint.compiler.incremental import incremental
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
+from aquatint.compiler.rowwise import prepared
 from aquatint.compiler.spatial import spatial
 
 
