@@ -13,16 +13,17 @@ from aquatint.compiler.entries import Kept, Work
 from aquatint.compiler.errors import PassError
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.layout import Layout
-from aquatint.compiler.regions import Edited, Index, Lookup, Places, Region, Rest, Seen, joined
+from aquatint.compiler.regions import Edited, Index, Lookup, Phase, Places, Reach, Region, Rest, Seen, joined
 from aquatint.compiler.rowwise import NORM
 from aquatint.compiler.spatial import Spatial
-from aquatint.compiler.spatial_rules import EACH, MOVES, VIEWS
+from aquatint.compiler.spatial_rules import EACH, MOVES, VIEWS, unpadded
 from aquatint.runtime.ops import name_of, operator_named
 
 PRODUCTS = (
     "aquatint::rowwise_linear", "aquatint::rowwise_conv2d", "aquatint::rowwise_matmul", "aquatint::gemm", "aquatint::conv2d",
     "aten::scaled_dot_product_attention.default", "aten::matmul.default", "aten::linear.default",
 )  # fmt: skip
+PIXELS = ("aten::upsample_nearest2d.vec", "aten::pixel_shuffle.default", "aten::pixel_unshuffle.default")
 JOINS = ("aten::add.Tensor", "aten::sub.Tensor")
 NUMBERS = frozenset(f"aten::{n}" for n in EACH.split())
 MOVEMENTS = frozenset(
@@ -298,24 +299,38 @@ class EditBuilder:
         return self.call("aquatint::take", whole, self.index(index), axis=axes[0], axes=len(axes))
 
     def _reaching(self, node: fx.Node, region: Region) -> fx.Node:
-        source: fx.Node = node.args[0]  # type: ignore[assignment]
+        source, _ = unpadded(node.args[0])
         reach = self.known.seeing[node].reach
         assert reach is not None
-        layout = self.known.layouts[source]
         within = joined(self.home(source), Seen(region, reach))
         self._count(node, region)
-        if name_of(node.target) == "aten::upsample_nearest2d.vec":
-            rows, table = self.rows(source, within), self._flat(Lookup(region, within, reach))
-            return self.call("aquatint::take", rows, table, axis=layout.axes[0], axes=len(layout.axes))
+        if name_of(node.target) in PIXELS:
+            return self._pixels(node, region, within, reach)
         table = self.index(Lookup(region, within, reach))
 
         def given(n: fx.Node) -> Any:
             return self.rows(n, within) if n in self.known.layouts and n not in others else self.whole(n)
 
         others = [node.kwargs.get("gate"), node.kwargs.get("residual")]
-        args = fx.map_arg(node.args, given)
+        args = fx.map_arg((source, *node.args[1:]), given)
         options = {k: self._aligned(v, node, region) if k in ("gate", "residual") else v for k, v in node.kwargs.items()}
         return self.new.call_function(node.target, args, {**options, "table": table})  # type: ignore[arg-type]
+
+    def _pixels(self, node: fx.Node, region: Region, within: Region, reach: Reach) -> fx.Node:
+        """Places that are those of another resolution: enlarged, or channels that become places, or the other way about."""
+        source: fx.Node = node.args[0]  # type: ignore[assignment]
+        table = self._flat(Lookup(region, within, reach))
+        seen = self.call("aquatint::take", self.rows(source, within), table, axis=2, axes=2)
+        if name_of(node.target) == "aten::pixel_shuffle.default":
+            phase = self.index(Phase(region, reach))
+            return self.call("aquatint::pick", seen, phase, count=prod(reach.enlarged))
+        taps = prod(reach.kernel)
+        if taps == 1:
+            return seen
+        batch, channels = self.known.shapes[source.name][:2]
+        apart = self.call("aten::reshape.default", seen, [batch, channels, -1, taps])
+        together = self.call("aten::permute.default", apart, [0, 1, 3, 2])
+        return self.call("aten::reshape.default", together, [batch, channels * taps, -1, 1])
 
     def _count(self, node: fx.Node, region: Region) -> None:
         if name_of(node.target) in PRODUCTS:

@@ -142,7 +142,15 @@ class Lookup:
     reach: Reach | None = None
 
 
-Index = Places | Rest | Lookup
+@dataclass(frozen=True)
+class Phase:
+    """Which of the places that an enlarged place has become each one of `region` is, row by row (pixel shuffle)."""
+
+    region: Region
+    reach: Reach
+
+
+Index = Places | Rest | Lookup | Phase
 
 
 class Regions:
@@ -195,6 +203,10 @@ class Regions:
                 size = prod(grid)
                 ends = torch.arange(lead), torch.arange(lead + size, lead + size + trail)
                 return torch.cat([ends[0], self.places(region) + lead, ends[1]])
+            case Phase(region, reach):
+                (_, width), (rows, columns) = reach.target, reach.enlarged
+                places = self.places(region)
+                return places // width % rows * columns + places % width % columns
             case Rest(whole, part):
                 return _without(self.places(whole), self.places(part))
             case Lookup(region, within, reach):

@@ -281,8 +281,18 @@ def pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (tuple(value) * 2)[:2]  # type: ignore[return-value]
 
 
+def unpadded(node: Any) -> tuple[Any, tuple[int, int]]:
+    """What a convolution reads, where zeros were put around it: the image, and how many above it and to its left."""
+    if not (isinstance(node, fx.Node) and (name_of(node.target) or "").startswith("aten::pad")):
+        return node, (0, 0)
+    widths, mode, value = node.args[1], argument(node, 2, "mode", "constant"), argument(node, 3, "value")
+    plain = mode == "constant" and not value and len(widths) == 4 and min(widths) >= 0  # type: ignore[arg-type,type-var]
+    return (node.args[0], (widths[2], widths[0])) if plain else (node, (0, 0))  # type: ignore[index,return-value]
+
+
 def _convolution(reader: Reader, node: fx.Node) -> Found:
-    layout, shape = reader.of(node.args[0]), reader.shape(node)
+    source, before = unpadded(node.args[0])
+    layout, shape = reader.of(source), reader.shape(node)
     ours = not name_of(node.target).startswith("aten")  # type: ignore[union-attr]
     if layout is None or len(layout.grid) != 2 or len(shape) != 4:
         return None
@@ -293,8 +303,9 @@ def _convolution(reader: Reader, node: fx.Node) -> Found:
     stride, padding, dilation = (
         pair(node.kwargs[n] if ours else argument(node, place, n, default)) for n, place, default in names
     )
-    reach = Reach.of_convolution(layout.grid, shape[2:], kernel, stride, padding, dilation)  # type: ignore[arg-type]
-    pointwise = kernel == (1, 1) and stride == (1, 1) and padding == (0, 0)
+    around = (padding[0] + before[0], padding[1] + before[1])
+    reach = Reach.of_convolution(layout.grid, shape[2:], kernel, stride, around, dilation)  # type: ignore[arg-type]
+    pointwise = kernel == (1, 1) and stride == (1, 1) and source is node.args[0] and padding == (0, 0)
     return Layout(shape[2:], (None, None, Mark(0), Mark(1))), ROW if pointwise else Seeing("reach", reach)
 
 
@@ -303,6 +314,16 @@ def _enlarge(reader: Reader, node: fx.Node) -> Found:
     if layout is None or any(t % s for s, t in zip(layout.grid, grid, strict=True)):
         return None
     reach = Reach.of_enlargement(layout.grid, grid)
+    return Layout(grid, layout.marks), Seeing("reach", reach)
+
+
+def _gather_pixels(reader: Reader, node: fx.Node) -> Found:
+    """Pixel unshuffle: a place sees those that it is made of."""
+    layout, grid = reader.of(node.args[0]), reader.shape(node)[2:]
+    if layout is None or len(grid) != 2:
+        return None
+    factor = pair(node.args[1])
+    reach = Reach.of_convolution(layout.grid, grid, factor, factor, (0, 0), (1, 1))  # type: ignore[arg-type]
     return Layout(grid, layout.marks), Seeing("reach", reach)
 
 
@@ -362,7 +383,9 @@ RULES: dict[str, Rule] = {
     "aten::einsum": _einsum,
     "aten::conv2d": _convolution,
     "aten::upsample_nearest2d": _enlarge,
-    **{f"aten::{name}": _resized for name in ("conv3d", "avg_pool2d", "pixel_shuffle", "pixel_unshuffle", "group_norm")},
+    "aten::pixel_shuffle": _enlarge,
+    "aten::pixel_unshuffle": _gather_pixels,
+    **{f"aten::{name}": _resized for name in ("conv3d", "avg_pool2d", "group_norm")},
     "aten::scaled_dot_product_attention": _attention,
     "aten::matmul": _matmul,
     "aquatint::quantize": _quantize,

@@ -161,6 +161,12 @@ def _take(x: Tensor, index: Tensor, *, axis: int, axes: int = 1) -> Tensor:
     return taken.reshape(*taken.shape[: axis + 1], *[1] * (axes - 1), *taken.shape[axis + 1 :])
 
 
+def _pick(x: Tensor, phase: Tensor, *, count: int) -> Tensor:
+    """Of `count` neighbouring channels of rows x (B, C, n, 1) the one that `phase` (n,) names: -> (B, C / count, n, 1)."""
+    choices = x.unflatten(1, (-1, count))
+    return choices.gather(2, phase.view(1, 1, 1, -1, 1).expand(*choices.shape[:2], 1, -1, 1)).squeeze(2)
+
+
 def _recall(codes: Tensor, scales: Tensor | None, index: Tensor, *, format: str | None = None) -> Tensor:
     """The rows `index` (n,) of what was kept of a value (B, T, C), as plain numbers (B, n, C)."""
     found = codes.index_select(1, index)
@@ -231,6 +237,7 @@ gemm = Operator("aquatint::gemm", _gemm)
 conv2d = Operator("aquatint::conv2d", _conv2d)
 
 take = Operator("aquatint::take", _take)
+pick = Operator("aquatint::pick", _pick)
 recall = Operator("aquatint::recall", _recall)
 merge = Operator("aquatint::merge", _merge)
 moved_affine = Operator("aquatint::moved_affine", _moved_affine)
@@ -242,7 +249,7 @@ OURS: dict[str, Operator] = {
     op.name: op
     for op in (
         quantize, group_affine, dequantize, gemm, conv2d,
-        take, recall, merge, moved_affine, rowwise_linear, rowwise_matmul, rowwise_conv2d,
+        take, pick, recall, merge, moved_affine, rowwise_linear, rowwise_matmul, rowwise_conv2d,
     )
 }  # fmt: skip
 

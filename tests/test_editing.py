@@ -16,11 +16,11 @@ from aquatint.compiler.statistics import Calibration
 from aquatint.passes.sparse import Sparse
 from aquatint.runtime import target_named
 
-from .zoo import ZOO, build
+from .zoo import ENCODERS, ZOO, build
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [*ZOO, *ENCODERS])
 def test_an_edit_of_nothing_is_what_was_recorded(name: str) -> None:
     model, (args, kwargs) = build(name)
     program = capture(model.eval(), Example(args, kwargs), name)
@@ -81,7 +81,9 @@ def test_edits_build_on_each_other_and_of_all_are_whole_runs(small: CompressedMo
     assert torch.equal(everything, session(small).draw(painted(8), seed=3))
     marked[:] = False
     marked[2:4, 2:4] = True
-    torch.testing.assert_close(ours.apply(painted(8), marked), everything, rtol=1e-3, atol=1e-4)  # records, and edits nothing
+    torch.testing.assert_close(
+        ours.apply(painted(8), marked), everything, rtol=1e-2, atol=2e-3
+    )  # records, edits nothing; codes may flip
     assert not ours.last.whole
 
 

@@ -131,25 +131,39 @@ def wan() -> tuple[nn.Module, Call]:
     return model, ((torch.randn(2, 4, 3, 8, 8), TIMES, _text(48)), {})
 
 
-def kl_decoder() -> tuple[nn.Module, Call]:
+def kl() -> nn.Module:
     from diffusers import AutoencoderKL
 
-    whole = AutoencoderKL(
+    return AutoencoderKL(
         block_out_channels=(64, 64), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2
     )
-    return whole.decoder, ((_image(4, 8),), {})
 
 
-def dc_decoder() -> tuple[nn.Module, Call]:
+def kl_decoder() -> tuple[nn.Module, Call]:
+    return kl().decoder, ((_image(4, 8),), {})
+
+
+def kl_encoder() -> tuple[nn.Module, Call]:
+    return kl().encoder, ((_image(3, 32),), {})
+
+
+def dc() -> nn.Module:
     from diffusers import AutoencoderDC
 
-    whole = AutoencoderDC(
+    return AutoencoderDC(
         in_channels=3, latent_channels=8, attention_head_dim=8, encoder_block_types=("ResBlock", "EfficientViTBlock"),
         decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(64, 64),
         decoder_block_out_channels=(64, 64), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
         encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
     )  # fmt: skip
-    return whole.decoder, ((_image(8, 4),), {})
+
+
+def dc_decoder() -> tuple[nn.Module, Call]:
+    return dc().decoder, ((_image(8, 4),), {})
+
+
+def dc_encoder() -> tuple[nn.Module, Call]:
+    return dc().encoder, ((_image(3, 32),), {})
 
 
 class HandWritten(nn.Module):
@@ -185,10 +199,13 @@ ZOO: dict[str, Callable[[], tuple[nn.Module, Call]]] = {
 }
 
 
+ENCODERS: dict[str, Callable[[], tuple[nn.Module, Call]]] = {f.__name__: f for f in (kl_encoder, dc_encoder)}
+
+
 def build(name: str) -> tuple[nn.Module, Call]:
     """The model and its call, always with the same numbers."""
     torch.manual_seed(7)
-    model, call = ZOO[name]()
+    model, call = (ZOO | ENCODERS)[name]()
     return model.eval(), call
 
 
