@@ -1,19 +1,21 @@
 # make demo   set up, build, and compress the two shipped models
-# make test   set up, build, lint, and run the tests
+# make test   set up, build, lint, and run the tests; the CUDA kernels are compiled too where nvcc is
 # make lint   ruff and pyright alone
+# make cuda   the CUDA kernels, for every architecture that they are written for; needs nvcc, and no GPU
 # make peers  the peers of benchmarks/cpu_peers.py, each into an environment of its own
 
 PYTHON ?= python3
 BIN := .venv/bin
+NVCC ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) /usr/local/cuda/bin)))
 LIBRARY := build/cpu/libaquatint_cpu.so
 SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) csrc/CMakeLists.txt
 
-.PHONY: demo test lint setup peers clean
+.PHONY: demo test lint setup cuda peers clean
 
 demo: setup
 	PYTHONPATH=. $(BIN)/python -m aquatint demo
 
-test: setup lint build/peers/optimum/ready
+test: setup lint build/peers/optimum/ready $(if $(NVCC),cuda)
 	$(BIN)/python -m pytest
 
 lint: setup
@@ -32,6 +34,15 @@ setup: .venv/ready $(LIBRARY)
 $(LIBRARY): .venv/ready $(SOURCES)
 	$(BIN)/cmake -S csrc -B build/cpu -DCMAKE_BUILD_TYPE=Release
 	$(BIN)/cmake --build build/cpu --parallel
+
+HOPPER := -gencode=arch=compute_90a,code=sm_90a
+cuda: $(patsubst %,build/cuda/%.fatbin,product_w4 product_w8 quantize ceiling)
+build/cuda/product_w%.fatbin: csrc/cuda/product_sm90.cu $(wildcard csrc/cuda/*.h)
+	@mkdir -p $(@D)
+	$(NVCC) -std=c++17 -O3 -Icsrc $(HOPPER) -DAQ_BITS=$* -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1 || (cat $(@:.fatbin=.log); false)
+build/cuda/%.fatbin: csrc/cuda/%_sm90.cu $(wildcard csrc/cuda/*.h) csrc/common/codec.h
+	@mkdir -p $(@D)
+	$(NVCC) -std=c++17 -O3 -Icsrc $(HOPPER) -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1 || (cat $(@:.fatbin=.log); false)
 
 # Their own packages on top of ours: torch, numpy and diffusers are the ones that we measure with.
 PEERS := openvino onnxruntime torchao bitsandbytes quanto optimum

@@ -46,7 +46,8 @@ def optimize(
 
     model      an nn.Module, or a whole diffusers pipeline: its denoiser is compressed and replaced, and the pipeline is
                returned
-    recipe     a preset's name ("svdq-w4a4-r32", "svdq-w4a8-r32", "nvfp4-r32", "w4a16", "w8a8", "w8a16"), or a Recipe
+    recipe     a preset's name ("svdq-w4a8-r32", "svdq-w4a8-r32-whole", "svdq-w4a4-r32", "nvfp4-r32", "w4a16", "w8a8", "w8a16"),
+               or a Recipe
     calibrate  called with `model`; whatever it does with it shows the inputs to expect. Without it, a pipeline is run on
                a few prompts or labels, and a diffusers model is sampled from noise over all time steps of `sampler`
     sampler    a diffusers scheduler, for calibration without `calibrate`; its configuration is kept in the artifact
@@ -121,7 +122,7 @@ def calibration_for(program: Program, examples: list[Example], seed: int) -> Cal
 
 
 def load(path: str | Path, target: str = "cpu") -> CompressedModule:
-    """The compressed module in the artifact folder `path`, on a target ("cpu", "reference").
+    """The compressed module in the artifact folder `path`, on a target ("cpu", "cuda", "reference").
 
     Raises ArtifactError naming the file and the fault.
     """

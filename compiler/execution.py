@@ -32,10 +32,14 @@ class Execution:
 
     `lower(name, args, kwargs)` may return a kernel for a call whose arguments are known but for `ops.Slot`s; the kernel
     gets the values of these, in order. None leaves the call to the operator's meaning. `schedule` is what runs: each node, its
-    step, and what nobody reads after it.
+    step, and what nobody reads after it. With a `device`, what kernels leave of the weights is moved there, and what the graph
+    makes anew is made there.
     """
 
-    def __init__(self, graph: fx.Graph, weights: Weights, lower: Lower | None = None) -> None:
+    def __init__(
+        self, graph: fx.Graph, weights: Weights, lower: Lower | None = None, device: torch.device | None = None
+    ) -> None:
+        self.device = device
         self.nodes = [n for n in graph.nodes if n.op == "call_function"]
         self.inputs = [n for n in graph.nodes if n.op == "placeholder"]
         self.results: list[fx.Node] = list(graph.output_node().args[0])  # type: ignore[arg-type]
@@ -46,8 +50,8 @@ class Execution:
                 self.kernels[node] = kernel
                 weights.release()  # what the kernel needs of them it has laid out
         for node, stored in self.weights.items():
-            if isinstance(stored, Narrow) and any(user not in self.kernels for user in node.users):
-                self.weights[node] = stored.read()  # once, and not in every run
+            if (device or isinstance(stored, Narrow)) and any(user not in self.kernels for user in node.users):
+                self.weights[node] = read(stored) if device is None else read(stored).to(device)  # once, and not in every run
         self._steps = {n: self._step(n) for n in self.nodes}
         last_reads = self._last_reads()
         self.schedule = [(n, self._steps[n], last_reads.get(n, ())) for n in self.nodes]
@@ -119,26 +123,35 @@ class Execution:
 
     def value(self, node: fx.Node, values: Values) -> Any:
         """What `node` stands for: in `values`, or a weight."""
-        return values[node] if node in values else read(self.weights[node])
+        if node in values:
+            return values[node]
+        weight = read(self.weights[node])
+        return weight if self.device is None else weight.to(self.device)
 
     def _meaning(self, node: fx.Node) -> Step:
         target: Any = node.target
-        holes = [(i, a) for i, a in enumerate(node.args) if isinstance(a, fx.Node)]
+        stated: tuple[Any, ...] = fx.node.map_aggregate((node.args, node.kwargs), self._here)  # type: ignore[assignment]
+        arguments, options = stated
+        holes = [(i, a) for i, a in enumerate(arguments) if isinstance(a, fx.Node)]
         if len(holes) == len(argument_nodes(node)):
 
             def flat(values: Values) -> Any:
-                given: list[Any] = list(node.args)
+                given: list[Any] = list(arguments)
                 for i, n in holes:
                     given[i] = self.value(n, values)
-                return target(*given, **node.kwargs)
+                return target(*given, **options)
 
             return flat
 
         def nested(values: Values) -> Any:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.value(n, values))  # type: ignore[misc]
+            args, kwargs = fx.map_arg(stated, lambda n: self.value(n, values))  # type: ignore[misc]
             return target(*args, **kwargs)  # type: ignore[misc]
 
         return nested
+
+    def _here(self, argument: Any) -> Any:
+        """A device that was captured becomes the one that is run on."""
+        return self.device if self.device is not None and isinstance(argument, torch.device) else argument
 
     def _is_pointwise(self, node: fx.Node) -> bool:
         """Is this a convolution by a weight of the program that reads each pixel once?"""

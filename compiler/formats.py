@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+LARGEST_WHOLE = 16  # of a group's scale: times a code it stays within a byte, and with 128 on top it is not negative
 SMALLEST_SCALE = 1e-30  # below this a group counts as zero; its inverse would overflow
 
 
@@ -32,7 +33,8 @@ class NumberFormat:
     kind      "int": two's complement, symmetric, the most negative code unused; "float": sign, exponent, mantissa
     maximum   the largest magnitude of a code
     group     how many neighbours along the last axis share a scale; None: the whole row
-    scale     what a scale is stored as: "float32", "bfloat16", or "e4m3" with one float32 per row on top
+    scale     what a scale is stored as: "float32", "bfloat16", or one float32 per row and on top of it, for each group, an
+              "e4m3" number or a "whole" one of 1..16
     """
 
     name: str
@@ -40,7 +42,7 @@ class NumberFormat:
     kind: Literal["int", "float"]
     maximum: float
     group: int | None
-    scale: Literal["float32", "bfloat16", "e4m3"]
+    scale: Literal["float32", "bfloat16", "e4m3", "whole"]
 
     def __post_init__(self) -> None:
         if self.kind == "int" and self.maximum != 2 ** (self.bits - 1) - 1:
@@ -49,8 +51,8 @@ class NumberFormat:
             raise ValueError(f"{self.name}: {self.maximum} is not the largest value of a {self.bits}-bit float")
         if self.group is not None and (self.group < 2 or self.group & (self.group - 1)):
             raise ValueError(f"{self.name}: a group of {self.group} is not a power of two")
-        if self.scale == "e4m3" and self.group is None:
-            raise ValueError(f"{self.name}: E4M3 scales are for groups; a whole row takes float32")
+        if self.scale in ("e4m3", "whole") and self.group is None:
+            raise ValueError(f"{self.name}: {self.scale} scales are for groups; a whole row takes float32")
 
     def refusal(self, width: int) -> str | None:
         """Why a row of `width` numbers can't be stored in this format, or None."""
@@ -105,11 +107,11 @@ class NumberFormat:
         return _e2m1_table(scaled.device)[_e2m1_index(scaled)]
 
     def read_scales(self, stored: Tensor) -> Tensor:
-        """Scales as float32 (..., K/group); E4M3 scales hold their row's float32 in their first four bytes."""
-        if self.scale != "e4m3":
+        """Scales as float32 (..., K/group); where there is one for a row too, it is in the first four bytes."""
+        if self.scale not in ("e4m3", "whole"):
             return stored.float()
-        row = stored[..., :4].contiguous().view(torch.float32)
-        return stored[..., 4:].contiguous().view(torch.float8_e4m3fn).float() * row
+        row, groups = stored[..., :4].contiguous().view(torch.float32), stored[..., 4:].contiguous()
+        return (groups.view(torch.float8_e4m3fn) if self.scale == "e4m3" else groups).float() * row
 
     def _grouped(self, values: Tensor) -> Tensor:
         return values.unflatten(-1, (-1, self.group or values.shape[-1]))
@@ -122,6 +124,10 @@ class NumberFormat:
             return scales, scales
         if self.scale == "bfloat16":
             return scales.bfloat16().float(), scales.bfloat16()
+        if self.scale == "whole":
+            row = exact.amax(-1, keepdim=True).clamp(min=SMALLEST_SCALE) / LARGEST_WHOLE
+            whole = (exact / row).round().clamp(min=1)
+            return whole * row, torch.cat([row.contiguous().view(torch.uint8), whole.to(torch.uint8)], -1)
         row = exact.amax(-1, keepdim=True).clamp(min=SMALLEST_SCALE) / 448.0
         small = (exact / row).clamp(min=2.0**-9).to(torch.float8_e4m3fn)  # 2**-9: the smallest E4M3 above zero
         stored = torch.cat([row.contiguous().view(torch.uint8), small.view(torch.uint8)], -1)
@@ -164,6 +170,7 @@ FORMATS: dict[str, NumberFormat] = {
     row.name: row
     for row in (
         NumberFormat("int4-g64", bits=4, kind="int", maximum=7, group=64, scale="bfloat16"),
+        NumberFormat("int4-g64-whole", bits=4, kind="int", maximum=7, group=64, scale="whole"),
         NumberFormat("int8", bits=8, kind="int", maximum=127, group=None, scale="float32"),
         NumberFormat("fp8-e4m3", bits=8, kind="float", maximum=448, group=None, scale="float32"),
         NumberFormat("nvfp4", bits=4, kind="float", maximum=6, group=16, scale="e4m3"),

@@ -24,6 +24,9 @@ class Target(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def device(self) -> torch.device: ...
+
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
 
@@ -56,8 +59,9 @@ class CompressedModule(nn.Module):
         super().__init__()
         self.program, self.target, self.recipe, self.report = program, target, recipe, report
         self.config = _Config(**program.config)
-        self._execution = Execution(program.graph, program.weights, target.lower)
-        self._replays = Replays(self._execution)
+        on_cpu = target.device.type == "cpu"
+        self._execution = Execution(program.graph, program.weights, target.lower, None if on_cpu else target.device)
+        self._run = Replays(self._execution) if on_cpu else self._execution
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,7 +71,8 @@ class CompressedModule(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cpu")
+        """Where it runs; inputs that are elsewhere are taken there."""
+        return self.target.device
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Raises InputError when the call does not fit the one that the program was captured with."""
@@ -78,7 +83,7 @@ class CompressedModule(nn.Module):
         """The program alone: tensors in, tensors out, in the order of its interface."""
         with torch.no_grad():
             try:
-                return self._replays(*inputs)
+                return self._run(*(t.to(self.device) for t in inputs))
             except RuntimeError as error:
                 shapes = ", ".join(
                     f"{s.path} {list(t.shape)}" for s, t in zip(self.program.interface.inputs, inputs, strict=True)

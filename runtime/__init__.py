@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
+
 from aquatint.runtime.cpu import cpu
+from aquatint.runtime.cuda import cuda
 from aquatint.runtime.reference import reference
 
 
@@ -15,12 +18,15 @@ class Target(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def device(self) -> torch.device: ...
+
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A kernel for one call, or None to leave it to the operator's meaning; see `compiler.program.Execution`."""
         ...
 
 
-TARGETS: dict[str, Callable[[], Target]] = {"cpu": cpu, "reference": reference}
+TARGETS: dict[str, Callable[[], Target]] = {"cpu": cpu, "cuda": cuda, "reference": reference}
 
 
 def target_named(name: str) -> Target:

@@ -32,7 +32,7 @@ from aquatint.runtime.cpu_sparse import (
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 
 INPUT_FORMATS = ("int8", "int4-g64")
-WEIGHT_FORMAT = "int4-g64"
+WEIGHT_FORMATS = ("int4-g64", "int4-g64-whole")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Cpu:
 
     kernels: KernelSet | None
     name: str = "cpu"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.kernels is None:
@@ -81,14 +85,14 @@ def quantize_refusal(x: Any, smooth: Any = None, down: Any = None, *affine: Any,
 
 def product_refusal(
     inputs: tuple[str | None, ...], codes: Any, scales: Any, weight: Any, weight_scales: Any, bias: Any = None, h: Any = None,
-    up: Any = None, *, formats: tuple[str | None, str], stored: str = WEIGHT_FORMAT, **options: Any,
+    up: Any = None, *, formats: tuple[str | None, str], stored: tuple[str, ...] = WEIGHT_FORMATS, **options: Any,
 ) -> str | None:  # fmt: skip
     """Why there is no kernel for this product, or None; `inputs` are the formats that the kernel reads, None plain numbers."""
-    if formats[0] not in inputs or formats[1] != stored:
+    if formats[0] not in inputs or formats[1] not in stored:
         return f"no kernel multiplies {formats[0] or 'plain numbers'} by {formats[1]}"
     if formats[0] is None and any(v is not None for v in (h, options.get("gate"), options.get("residual"))):
         return "no kernel adds a branch, gate or residual to a product of plain numbers"
-    if stored == "int8" and formats[0] is not None and isinstance(weight, Tensor) and weight.shape[-1] % GROUP:
+    if formats[1] == "int8" and formats[0] is not None and isinstance(weight, Tensor) and weight.shape[-1] % GROUP:
         return f"K={weight.shape[-1]} is not a multiple of {GROUP}"
     fixed = isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and _fixed(bias) and _fixed(up)
     return None if fixed else "weight, bias or up-projection is not fixed"
@@ -156,11 +160,11 @@ KERNELS = (
     Kernel("aquatint::quantize", quantize_refusal, QuantizeKernel),
     Kernel("aquatint::group_affine", affine_refusal, GroupAffineKernel),
     Kernel("aquatint::gemm", partial(product_refusal, INPUT_FORMATS), GemmKernel),
-    Kernel("aquatint::gemm", partial(product_refusal, INPUT_FORMATS, stored="int8"), GemmKernel, wide=True),
+    Kernel("aquatint::gemm", partial(product_refusal, INPUT_FORMATS, stored=("int8",)), GemmKernel, wide=True),
     Kernel("aquatint::gemm", partial(product_refusal, (None,)), FloatGemmKernel),
-    Kernel("aquatint::gemm", partial(product_refusal, (None,), stored="int8"), ByteWeightKernel),
+    Kernel("aquatint::gemm", partial(product_refusal, (None,), stored=("int8",)), ByteWeightKernel),
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS), ConvolutionKernel),
-    Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS, stored="int8"), ConvolutionKernel, wide=True),
+    Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS, stored=("int8",)), ConvolutionKernel, wide=True),
     Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),
     Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),
     Kernel("aten::scaled_dot_product_attention.default", attention_refusal, AttentionKernel),

@@ -111,8 +111,8 @@ class _Product:
     """A weight of 4 or 8 bits with its scales, bias and up-projection, in panels as the product reads them; its epilogue."""
 
     def __init__(
-        self, kernels: KernelSet, weight: Tensor, scales: Tensor, bias: Tensor | None, up: Tensor | None, bits: int,
-        dtype: torch.dtype, activation: str | None, gate: Any = None, residual: Any = None,
+        self, kernels: KernelSet, weight: Tensor, scales: Tensor, bias: Tensor | None, up: Tensor | None, format: str,
+        bits: int, dtype: torch.dtype, activation: str | None, gate: Any = None, residual: Any = None,
     ) -> None:  # fmt: skip
         self.kernels, self.dtype, self.epilogue = kernels, dtype, (gate, residual)
         weight_bits = 8 if weight.dtype == torch.int8 else 4
@@ -120,7 +120,7 @@ class _Product:
         library, columns = kernels.library, kernels.columns
         self.weight = torch.empty(library.aq_packed_bytes(kernels.table, weight_bits, self.n, k), dtype=torch.uint8)
         library.aq_pack_weight(kernels.table, weight_bits, at(weight.contiguous()), self.n, k, at(self.weight))
-        by_group = scales.float().flatten(1)
+        by_group = format_named(format).read_scales(scales).flatten(1)
         self.scales = panels(by_group.repeat_interleave(k // GROUP // by_group.shape[1], 1), columns)
         self.bias = None if bias is None else panels(bias.float().unsqueeze(1), columns)
         self.up, self.up_scales = (None, None) if up is None else _word_panels(up, columns)
@@ -175,7 +175,7 @@ class GemmKernel(BoundKernel):
     ) -> None:  # fmt: skip
         bits, self.branch = format_named(formats[0]).bits, int(h is not None)
         up = up if self.branch else None
-        self.product = _Product(kernels, weight, weight_scales, bias, up, bits, dtype, activation, gate, residual)
+        self.product = _Product(kernels, weight, weight_scales, bias, up, formats[1], bits, dtype, activation, gate, residual)
 
     def fits(self, *values: Tensor) -> bool:
         return True
@@ -196,7 +196,7 @@ class FloatGemmKernel(BoundKernel):
         h: None = None, up: None = None, *,
         formats: tuple[None, str], dtype: torch.dtype, activation: str | None = None, gate: None = None, residual: None = None,
     ) -> None:  # fmt: skip
-        self.product = _Product(kernels, weight, weight_scales, bias, None, 32, dtype, activation)
+        self.product = _Product(kernels, weight, weight_scales, bias, None, formats[1], 32, dtype, activation)
 
     def fits(self, x: Tensor) -> bool:
         return x.numel() <= FEW_ROWS * x.shape[-1]
@@ -221,7 +221,9 @@ class ConvolutionKernel(BoundKernel):
         self.geometry, self.at_places = (list(weight.shape[1:3]), stride, padding, dilation), table is not None
         gate, residual = (v.movedim(-3, -1) if isinstance(v, Tensor) else v for v in (gate, residual))
         up = up if self.branch else None
-        self.product = _Product(kernels, weight, weight_scales, bias, up, self.bits, dtype, activation, gate, residual)
+        self.product = _Product(
+            kernels, weight, weight_scales, bias, up, formats[1], self.bits, dtype, activation, gate, residual
+        )
 
     def fits(self, *values: Tensor) -> bool:
         return True

@@ -6,12 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Reference:
     """Lowers nothing."""
 
     name: str = "reference"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
         return None

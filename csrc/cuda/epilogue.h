@@ -1,0 +1,166 @@
+// What follows a product while its results are in registers: the activation, and the way out through shared memory, turned.
+#pragma once
+
+#include "cuda/hopper.h"
+#include "cuda/product_call.h"
+
+namespace aquatint {
+
+constexpr int kAtOnce = 32;                     // tokens that a warp works on together
+constexpr int kPitch = 48;                      // bytes a token: a warp's 16 outputs, and 16 so that banks differ
+constexpr int kOutgoing = 2 * kAtOnce * kPitch;  // bytes a warp: one part leaves while the next is worked on
+
+enum Activation { kNone, kGelu, kGeluTanh, kSilu };  // in the order of runtime/cuda_calls.py
+
+__device__ inline uint32_t two_halves(float low, float high) {
+    uint32_t packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+__device__ inline uint4 eight_halves(const float* values) {
+    float4 a = reinterpret_cast<const float4*>(values)[0], b = reinterpret_cast<const float4*>(values)[1];
+    return {two_halves(a.x, a.y), two_halves(a.z, a.w), two_halves(b.x, b.y), two_halves(b.z, b.w)};
+}
+
+// x sigmoid(x (a + b x^2 + c x^4)): SiLU and the tanh form of GELU exactly, GELU to 3e-5. One curve keeps the code small, and
+// with it in the instruction cache; x^2 stops where the sigmoid has long been 0 or 1.
+struct Curve {
+    float a, b, c;
+
+    __device__ Curve(int activation) {
+        a = activation == kSilu ? 1.0f : activation == kGeluTanh ? 1.5957691f : 1.59501838f;
+        b = activation == kSilu ? 0.0f : activation == kGeluTanh ? 0.07135481f : 0.07400988f;
+        c = activation == kGelu ? -7.0293768e-4f : 0.0f;
+    }
+
+    __device__ float operator()(float x) const {
+        float square = fminf(x * x, 64.0f);
+        return __fdividef(x, 1.0f + __expf(-x * fmaf(fmaf(c, square, b), square, a)));
+    }
+};
+
+// D (16 outputs, 8 tokens) += A (16 outputs, 16 ranks) B (8 tokens, 16 ranks)^T
+__device__ inline void branch_product(float (&d)[4], const uint4& a, uint32_t b_low, uint32_t b_high) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b_low), "r"(b_high));
+}
+
+__device__ inline uint4 load_matrices(const void* from) {
+    uint4 found;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(found.x), "=r"(found.y), "=r"(found.z), "=r"(found.w)
+                 : "r"(shared_address(from)));
+    return found;
+}
+
+__device__ inline void store_turned(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "r"(a),
+                 "r"(b), "r"(c), "r"(d)
+                 : "memory");
+}
+
+__device__ inline uint32_t combined(uint32_t y, uint32_t other, bool times) {
+    auto a = __bfloat1622float2(reinterpret_cast<__nv_bfloat162&>(y));
+    auto b = __bfloat1622float2(reinterpret_cast<__nv_bfloat162&>(other));
+    return times ? two_halves(a.x * b.x, a.y * b.y) : two_halves(a.x + b.x, a.y + b.y);
+}
+
+__device__ inline uint4 combined(uint4 y, const __nv_bfloat16* values, bool times) {
+    uint4 other = *reinterpret_cast<const uint4*>(values);
+    return {combined(y.x, other.x, times), combined(y.y, other.y, times), combined(y.z, other.z, times),
+            combined(y.w, other.w, times)};
+}
+
+// What a thread knows of its two outputs, lane / 4 and 8 further of its warp's sixteen: scales, biases, the up-projection.
+template <int Slices>
+struct Channels {
+    float2 scale, bias;
+    uint4 up[Slices + 1];  // one more, so that none is a list too
+
+    __device__ Channels(const ProductCall& call, int group, int thread) {
+        int row = group * 64 + thread / 32 * 16 + thread % 32 / 4;
+        scale = {call.w_scales[row], call.w_scales[row + 8]};
+        bias = call.bias ? float2{call.bias[row], call.bias[row + 8]} : float2{0.0f, 0.0f};
+#pragma unroll
+        for (int i = 0; i < Slices; ++i) up[i] = call.up[(int64_t(group) * Slices + i) * 128 + thread];
+    }
+};
+
+// A warp's 16 outputs of 2 Count tokens: of tokens 8 j + lane % 4 * 2 and the next a thread holds its two outputs each.
+//
+// Warps do not wait for each other: 16 outputs of a token are a sector of memory.
+template <int Slices, int Count>
+struct Leaving {
+    static constexpr int kTokens = 2 * Count, kTiles = kAtOnce / 8;
+    const ProductCall& call;
+    const Channels<Slices>& channels;
+    const float* scales;    // of the tokens
+    const uint8_t* branch;  // tokens by ranks, swizzled
+    uint8_t* outgoing;
+
+    __device__ void run(const int (&sums)[Count], int first_row, int first_column, int lane) const {
+        Curve curve(call.activation);
+#pragma unroll
+        for (int first = 0; first < kTokens; first += kAtOnce) {
+            float y[kTiles][4];
+            scale(y, sums + first / 2, first, lane);
+            add_branch(y, first, lane);
+            if (call.activation != kNone) {
+#pragma unroll
+                for (int i = 0; i < kTiles * 4; ++i) y[i / 4][i % 4] = curve(y[i / 4][i % 4]);
+            }
+            uint8_t* part = outgoing + first / kAtOnce % 2 * (kAtOnce * kPitch);
+#pragma unroll
+            for (int i = 0; i < kTiles; i += 2)
+                store_turned(part + (i * 8 + lane / 16 * 8 + lane % 8) * kPitch + lane / 8 % 2 * 16,
+                             two_halves(y[i][0], y[i][1]), two_halves(y[i][2], y[i][3]),
+                             two_halves(y[i + 1][0], y[i + 1][1]), two_halves(y[i + 1][2], y[i + 1][3]));
+            __syncwarp();
+            send(part, first_row + first, first_column, lane);
+        }
+    }
+
+    __device__ void scale(float (&y)[kTiles][4], const int* sums, int token, int lane) const {
+        float2 w = channels.scale, b = channels.bias;
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+            float2 x = *reinterpret_cast<const float2*>(scales + token + 8 * i + lane % 4 * 2);
+            y[i][0] = fmaf(float(sums[4 * i]), x.x * w.x, b.x);
+            y[i][1] = fmaf(float(sums[4 * i + 1]), x.y * w.x, b.x);
+            y[i][2] = fmaf(float(sums[4 * i + 2]), x.x * w.y, b.y);
+            y[i][3] = fmaf(float(sums[4 * i + 3]), x.y * w.y, b.y);
+        }
+    }
+
+    // Tile beside tile: a product need not wait for the one before it.
+    __device__ void add_branch(float (&y)[kTiles][4], int token, int lane) const {
+#pragma unroll
+        for (int slice = 0; slice < Slices; slice += 2) {
+            uint4 h[kTiles];
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i)
+                h[i] = load_matrices(branch + swizzled(token + 8 * i + lane % 8, 2 * slice + lane / 8));
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i) branch_product(y[i], channels.up[slice], h[i].x, h[i].y);
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i) branch_product(y[i], channels.up[slice + 1], h[i].z, h[i].w);
+        }
+    }
+
+    // Sixteen bytes a thread, past gate and residual.
+    __device__ void send(const uint8_t* part, int first_row, int first_column, int lane) const {
+#pragma unroll
+        for (int i = 0; i < kAtOnce / 16; ++i) {
+            int token = i * 16 + lane / 2, row = first_row + token, column = first_column + lane % 2 * 8;
+            if (row >= call.m || column >= call.n) continue;
+            uint4 out = *reinterpret_cast<const uint4*>(part + token * kPitch + lane % 2 * 16);
+            if (call.gate.values) out = combined(out, call.gate.of(row) + column, true);
+            if (call.residual.values) out = combined(out, call.residual.of(row) + column, false);
+            *reinterpret_cast<uint4*>(call.y + int64_t(row) * call.n + column) = out;
+        }
+    }
+};
+
+}  // namespace aquatint

@@ -1,0 +1,46 @@
+// What the products are called with. The struct is mirrored in runtime/cuda_calls.py.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_bf16.h>
+
+namespace aquatint {
+
+constexpr int kGroupOfTiles = 8;  // tiles of tokens that are worked on side by side, so that what they read stays in the L2
+
+// Vectors of N, one for each row of y or one for so many in turn, `stride` apart; null where there are none.
+struct Spread {
+    const __nv_bfloat16* values;
+    uint32_t inverse;  // 2^32 over how many rows, rounded up: a division as the upper half of a product; 0: one for each row
+    int stride;
+
+    __device__ const __nv_bfloat16* of(int row) const {
+        return values + int64_t(inverse ? __umulhi(row, inverse) : row) * stride;
+    }
+};
+
+struct ProductCall {
+    const uint8_t* weight;  // blocks of 128 outputs by 128 along K, in the order of the registers
+    const float *x_scales, *w_scales, *bias;
+    const float* h;   // (M, rank)
+    const uint4* up;  // in the order of the registers
+    Spread gate, residual;
+    __nv_bfloat16* y;
+    int m, n, rank, activation;
+    int m_tiles, n_tiles, k_tiles;  // n_tiles: of all blocks of a cluster together
+
+    struct Tile {
+        int m, n;
+    };
+
+    __device__ int tiles() const { return m_tiles * n_tiles; }
+
+    __device__ Tile tile(int index) const {
+        int wide = kGroupOfTiles * n_tiles, first = index / wide * kGroupOfTiles;
+        int rows = min(kGroupOfTiles, m_tiles - first), within = index % wide;
+        return {first + within % rows, within / rows};
+    }
+};
+
+}  // namespace aquatint

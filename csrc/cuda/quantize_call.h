@@ -1,0 +1,22 @@
+// What quantizing is called with. The struct is mirrored in runtime/cuda_calls.py.
+#pragma once
+
+#include "cuda/product_call.h"
+
+namespace aquatint {
+
+struct QuantizeCall {
+    const __nv_bfloat16* x;
+    const float* smooth;
+    const uint4* down;  // times smooth, in the order of the registers; zeros beyond rank
+    Spread gain, offset;
+    int8_t* codes;
+    float *scales, *h;
+    int m, k, rank, activation;
+    int blocks, share, rooms;  // of a cluster; columns of each, a multiple of 16; for so many rows at a time is there memory
+    float eps;          // below zero: no norm
+
+    __device__ bool plain() const { return eps < 0 && !gain.values && !offset.values && activation == 0; }
+};
+
+}  // namespace aquatint

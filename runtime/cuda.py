@@ -1,0 +1,122 @@
+"""The CUDA target: Hopper's tensor cores for 4- and 8-bit weights with their low-rank branch, the rest by its meaning there.
+
+The kernels are fatbins: data that no torch version is in, loaded by CUDA's driver and launched on torch's stream.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aquatint.runtime.cuda_driver import CudaError, driver
+from aquatint.runtime.cuda_kernels import MOST_RANKS, NUMBERS, Engine, GemmKernel, QuantizeKernel
+
+FILES = ("quantize", "product_w4", "product_w8")
+WEIGHT_FORMATS = ("int4-g64-whole", "int8")
+HOPPER = (9, 0)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled kernel: the operator that it serves, why it can't serve a call (or None), and how it is made."""
+
+    operator: str
+    refusal: Callable[..., str | None]
+    make: Callable[..., Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """engine: the kernels for this device; None runs every operator's meaning on it."""
+
+    engine: Engine | None
+    device: torch.device
+    name: str = "cuda"
+
+    def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.engine is None:
+            return None
+        found = next((k for k in KERNELS if k.operator == operator and k.refusal(*args, **kwargs) is None), None)
+        return found.make(self.engine, *args, **kwargs) if found else None
+
+
+def cuda() -> Cuda:
+    """The target on the current device; warns where it has no kernels. ValueError where there is no device."""
+    if not torch.cuda.is_available():
+        raise ValueError("the target cuda needs an NVIDIA GPU and a torch that sees it; targets without one: cpu, reference")
+    device = torch.device("cuda", torch.cuda.current_device())
+    try:
+        return Cuda(engine(device), device)
+    except (CudaError, OSError) as error:
+        warnings.warn(f"no CUDA kernels: {error}; running by the operators' meaning", stacklevel=3)
+        return Cuda(None, device)
+
+
+def engine(device: torch.device) -> Engine:
+    """The kernels of a device. OSError or CudaError saying what is missing."""
+    if torch.cuda.get_device_capability(device) != HOPPER:
+        major, minor = torch.cuda.get_device_capability(device)
+        raise OSError(f"{torch.cuda.get_device_name(device)} is sm_{major}{minor}, and so far they are for sm_90 alone")
+    torch.zeros(1, device=device)  # makes the context that the driver works in
+    loaded = driver()
+    modules = {name: loaded.load(file(name)) for name in FILES}
+    return Engine(loaded, device, torch.cuda.get_device_properties(device).multi_processor_count, modules)
+
+
+def folders() -> tuple[Path, Path]:
+    """Where fatbins may be: beside an installed package, or built in a checkout."""
+    here = Path(__file__).resolve().parent
+    return here.parent / "lib" / "cuda", here.parent / "build" / "cuda"
+
+
+def file(name: str) -> Path:
+    """The fatbin called `name`; OSError naming the places that were looked at."""
+    places = [folder / f"{name}.fatbin" for folder in folders()]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise OSError(f"they are not at {' or '.join(map(str, places))}: `make cuda` builds them")
+    return found
+
+
+def quantize_refusal(x: Any, smooth: Any = None, down: Any = None, *affine: Any, format: str, **options: Any) -> str | None:
+    """Why there is no kernel for this quantize, or None."""
+    if format != "int8":
+        return f"no kernel quantizes to {format}"
+    if isinstance(down, Tensor) and (len(down) > MOST_RANKS or len(down) % 8):
+        return f"rank {len(down)} is above {MOST_RANKS}, or not a multiple of 8"
+    return None if _fixed(smooth) and _fixed(down) else "smoothing or down-projection is not fixed"
+
+
+def product_refusal(
+    codes: Any, scales: Any, weight: Any, weight_scales: Any, bias: Any = None, h: Any = None, up: Any = None, *,
+    formats: tuple[str | None, str], dtype: torch.dtype, **options: Any,
+) -> str | None:  # fmt: skip
+    """Why there is no kernel for this product, or None."""
+    if formats[0] != "int8" or formats[1] not in WEIGHT_FORMATS:
+        return f"no kernel multiplies {formats[0] or 'plain numbers'} by {formats[1]}"
+    if not (isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and _fixed(bias) and _fixed(up)):
+        return "weight, bias or up-projection is not fixed"
+    width = weight.shape[-1] * (1 if formats[1] == "int8" else 2)
+    if dtype != NUMBERS:
+        return f"results are in {dtype}: cast the model to bfloat16 before it is compressed"
+    if len(weight) % 8 or width % 16:
+        return f"(N, K) = ({len(weight)}, {width}) are not multiples of (8, 16)"
+    if isinstance(up, Tensor) and h is not None and (up.shape[1] > MOST_RANKS or up.shape[1] % 8):
+        return f"rank {up.shape[1]} is above {MOST_RANKS}, or not a multiple of 8"
+    return None
+
+
+def _fixed(value: Any) -> bool:
+    return value is None or isinstance(value, Tensor)
+
+
+KERNELS = (
+    Kernel("aquatint::quantize", quantize_refusal, QuantizeKernel),
+    Kernel("aquatint::gemm", product_refusal, GemmKernel),
+)

@@ -1,0 +1,45 @@
+"""What the CUDA kernels are called with: the structs of csrc/cuda/product_call.h and quantize_call.h."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cuda/epilogue.h
+
+
+class Spread(ctypes.Structure):
+    """As in csrc/cuda/product_call.h."""
+
+    _fields_ = [("values", ctypes.c_void_p), ("inverse", ctypes.c_uint), ("stride", ctypes.c_int)]
+
+
+class ProductCall(ctypes.Structure):
+    """As in csrc/cuda/product_call.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "x_scales", "w_scales", "bias", "h", "up")),
+        *((name, Spread) for name in ("gate", "residual")),
+        ("y", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("m", "n", "rank", "activation", "m_tiles", "n_tiles", "k_tiles")),
+    ]
+
+
+class QuantizeCall(ctypes.Structure):
+    """As in csrc/cuda/quantize_call.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "smooth", "down")),
+        *((name, Spread) for name in ("gain", "offset")),
+        *((name, ctypes.c_void_p) for name in ("codes", "scales", "h")),
+        *((name, ctypes.c_int) for name in ("m", "k", "rank", "activation", "blocks", "share", "rooms")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+def at_struct(value: Any) -> ctypes.Structure:
+    """One number or address as an argument of its own."""
+    whole = isinstance(value, int)
+    kind = ctypes.c_int if whole else ctypes.c_void_p
+    single = type("Single", (ctypes.Structure,), {"_fields_": [("value", kind)]})
+    return single(value if whole else value.data_ptr())

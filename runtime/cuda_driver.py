@@ -1,0 +1,131 @@
+"""CUDA's driver as the runtime needs it: fatbins loaded, kernels launched, matrices described to the copy engine.
+
+Called by ctypes, in the context that torch has made, on torch's streams. A fatbin is data: no torch version is in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aquatint.runtime.cuda_launch import SHARED, Launch
+
+MAX_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+CLUSTER, OVERLAP = 4, 6  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, _PROGRAMMATIC_STREAM_SERIALIZATION
+BYTES, SWIZZLE_128, PROMOTE_256 = 0, 3, 3  # CU_TENSOR_MAP_DATA_TYPE_UINT8, _SWIZZLE_128B, _L2_PROMOTION_L2_256B
+TENSOR_MAP = 128  # bytes
+
+
+class CudaError(RuntimeError):
+    """A call of CUDA's driver that failed, with the driver's word for it."""
+
+
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute that holds three numbers."""
+
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_char * 4), ("value", ctypes.c_uint * 16)]
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = [
+        *((name, ctypes.c_uint) for name in ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "shared")),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("count", ctypes.c_uint),
+    ]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The loaded driver library."""
+
+    library: ctypes.CDLL
+
+    def check(self, status: int, what: str) -> None:
+        """Raises CudaError unless `status` is success."""
+        if status == 0:
+            return
+        word = ctypes.c_char_p()
+        self.library.cuGetErrorString(status, ctypes.byref(word))
+        raise CudaError(f"{what}: {(word.value or b'unknown error').decode()} (CUDA error {status})")
+
+    def load(self, path: Path) -> Module:
+        """The kernels in a fatbin or cubin."""
+        handle = ctypes.c_void_p()
+        self.check(self.library.cuModuleLoadData(ctypes.byref(handle), path.read_bytes()), f"loading {path}")
+        return Module(self, handle, path)
+
+    def tensor_map(self, address: int, rows: int, columns: int, box: tuple[int, int]) -> ctypes.Array[ctypes.c_char]:
+        """A matrix (rows, columns) of bytes for the copy engine, read in boxes (rows, 128) and swizzled by 128 bytes.
+
+        What a box holds beyond the matrix is zero. The columns are a multiple of 16.
+        """
+        room = ctypes.create_string_buffer(TENSOR_MAP + 64)
+        start = -ctypes.addressof(room) % 64  # the driver wants it there
+        encoded = (ctypes.c_char * TENSOR_MAP).from_buffer(room, start)
+        status = self.library.cuTensorMapEncodeTiled(
+            ctypes.byref(encoded), BYTES, 2, ctypes.c_void_p(address), (ctypes.c_uint64 * 2)(columns, rows),
+            (ctypes.c_uint64 * 1)(columns), (ctypes.c_uint32 * 2)(box[1], box[0]), (ctypes.c_uint32 * 2)(1, 1),
+            0, SWIZZLE_128, PROMOTE_256, 0,
+        )  # fmt: skip
+        self.check(status, f"describing a matrix of {rows} x {columns} bytes")
+        return encoded
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """The kernels of one file; `found` are those that were asked for, by name."""
+
+    driver: Driver
+    handle: ctypes.c_void_p
+    path: Path
+    found: dict[str, ctypes.c_void_p] = field(default_factory=dict)
+
+    def kernel(self, name: str) -> ctypes.c_void_p:
+        """The kernel called `name`, allowed all the shared memory that there is."""
+        if name in self.found:
+            return self.found[name]
+        found = ctypes.c_void_p()
+        library = self.driver.library
+        self.driver.check(library.cuModuleGetFunction(ctypes.byref(found), self.handle, name.encode()), f"{self.path}: {name}")
+        self.driver.check(library.cuFuncSetAttribute(found, MAX_SHARED, SHARED), f"{name} with {SHARED} bytes of shared memory")
+        self.found[name] = found
+        return found
+
+    def clusters_at_once(self, launch: Launch) -> int:
+        """How many clusters of this launch the device holds at a time; parts of a GPU with a few blocks left hold none."""
+        count = ctypes.c_int()
+        status = self.driver.library.cuOccupancyMaxActiveClusters(
+            ctypes.byref(count), self.kernel(launch.kernel), ctypes.byref(_config(launch, 0))
+        )
+        self.driver.check(status, f"clusters of {launch.kernel}")
+        return count.value
+
+    def launch(self, launch: Launch, arguments: Sequence[ctypes.Structure | ctypes.Array], stream: int) -> None:
+        """Start a kernel; `arguments` are structs passed by value."""
+        config = _config(launch, stream)
+        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        function = self.kernel(launch.kernel)
+        status = self.driver.library.cuLaunchKernelEx(ctypes.byref(config), function, pointers, None)
+        self.driver.check(status, f"launching {launch.kernel}")
+
+
+def _config(launch: Launch, stream: int) -> _Config:
+    attributes = (_Attribute * 2)()
+    attributes[0].id, attributes[1].id = OVERLAP, CLUSTER
+    attributes[0].value[0] = 1  # it may begin while the kernel before it ends, and awaits that one's results itself
+    attributes[1].value[:3] = (launch.cluster, 1, 1)
+    return _Config(launch.grid, 1, 1, launch.block, 1, 1, launch.shared, stream, attributes, 1 + int(launch.cluster > 1))
+
+
+@functools.cache
+def driver() -> Driver:
+    """The driver of this machine; OSError where there is none."""
+    library = ctypes.CDLL("libcuda.so.1")
+    library.cuGetErrorString.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    return Driver(library)

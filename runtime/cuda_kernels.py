@@ -1,0 +1,153 @@
+"""The compiled CUDA kernels as the target calls them: weights packed on the device once, a call's addresses put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aquatint.compiler.formats import format_named
+from aquatint.runtime import ops
+from aquatint.runtime.binding import at, can_spread
+from aquatint.runtime.cuda_calls import ACTIVATIONS, ProductCall, QuantizeCall, Spread
+from aquatint.runtime.cuda_driver import Driver, Module
+from aquatint.runtime.cuda_launch import OUTPUTS, can_quantize, product_plan, quantize_plan, slices_for
+from aquatint.runtime.cuda_pack import packed_bytes, packed_down, packed_nibbles, packed_up
+
+MOST_RANKS = 64
+NUMBERS = torch.bfloat16  # what the kernels read and write
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A device with the kernels for it, by file."""
+
+    driver: Driver
+    device: torch.device
+    multiprocessors: int
+    modules: dict[str, Module]
+    tokens: int | None = None  # of a tile; None: what suits the shape
+
+    @property
+    def stream(self) -> int:
+        return torch.cuda.current_stream(self.device).cuda_stream
+
+
+class QuantizeKernel:
+    """aquatint::quantize to 8 bits a row, with its low-rank branch; called with x and what else varies."""
+
+    def __init__(
+        self, engine: Engine, x: Any, smooth: Tensor | None = None, down: Tensor | None = None, gain: Any = None,
+        offset: Any = None, *, format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
+    ) -> None:  # fmt: skip
+        self.engine, self.axis, self.affine = engine, axis, (gain, offset)
+        self.rank = 0 if down is None else len(down)
+        self.smooth = None if smooth is None else smooth.to(engine.device, torch.float32).contiguous()
+        self.down = None
+        if down is not None:
+            scaled = down.float() if smooth is None else down.float() * smooth.float()
+            self.down = packed_down(scaled.to(engine.device), slices_for(self.rank))
+        self.call = QuantizeCall(
+            smooth=at(self.smooth), down=at(self.down), rank=self.rank, eps=-1.0 if eps is None else eps,
+            activation=ACTIVATIONS.index(activation),
+        )  # fmt: skip
+
+    def fits(self, x: Tensor, *varying: Tensor) -> bool:
+        rows = x.movedim(self.axis, -1)
+        vectors = filled(self.affine, varying)
+        possible = x.dtype == NUMBERS and rows.shape[-1] % 16 == 0 and can_quantize(rows.shape[-1], self.rank)
+        return possible and all(can_spread(v, rows.shape) for v in vectors)
+
+    def __call__(self, x: Tensor, *varying: Tensor) -> tuple[Tensor, ...]:
+        rows = x.movedim(self.axis, -1).contiguous()
+        *outer, k = rows.shape
+        m = rows.numel() // k
+        codes = torch.empty(*outer, k, dtype=torch.int8, device=x.device)
+        scales = torch.empty(*outer, 1, device=x.device)
+        h = torch.empty(*outer, self.rank, device=x.device) if self.rank else None
+        gain, offset = (spread(v, rows.shape) for v in filled(self.affine, varying))
+        plan = quantize_plan(m, k, self.rank, self.engine.multiprocessors)
+        call = QuantizeCall.from_buffer_copy(self.call)
+        call.x, call.gain, call.offset = at(rows), gain[0], offset[0]
+        call.codes, call.scales, call.h = at(codes), at(scales), at(h)
+        call.m, call.k, call.blocks, call.share, call.rooms = m, k, plan.blocks, plan.share, 1
+        self.engine.modules["quantize"].launch(plan.launch, [call], self.engine.stream)
+        return (codes, scales) if h is None else (codes, scales, h)
+
+
+class GemmKernel:
+    """aquatint::gemm of 8-bit rows by weights of 4 or 8 bits; called with codes, scales and what varies: h, gate, residual."""
+
+    def __init__(
+        self, engine: Engine, codes: Any, scales: Any, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
+        h: Any = None, up: Tensor | None = None, *,
+        formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None, gate: Any = None, residual: Any = None,
+    ) -> None:  # fmt: skip
+        self.engine, self.dtype, self.epilogue, self.branch = engine, dtype, (gate, residual), int(h is not None)
+        self.bits, self.n = format_named(formats[1]).bits, len(weight)
+        self.rank = up.shape[1] if up is not None and self.branch else 0
+        whole = ceil(self.n / OUTPUTS) * OUTPUTS
+        place = engine.device
+        if self.bits == 8:
+            self.weight, by_row = packed_bytes(weight.to(place), whole), weight_scales[:, 0]
+        else:
+            self.weight = packed_nibbles(weight.to(place), weight_scales[:, 4:].to(place), whole)
+            by_row = weight_scales[:, :4].contiguous().view(torch.float32)[:, 0]
+        self.scales = F.pad(by_row.to(place, torch.float32), (0, whole - self.n))
+        self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.n))
+        self.up = packed_up(up.to(place), whole, slices_for(self.rank)) if up is not None and self.branch else None
+        self.call = ProductCall(
+            weight=at(self.weight), w_scales=at(self.scales), bias=at(self.bias), up=at(self.up), n=self.n, rank=self.rank,
+            activation=ACTIVATIONS.index(activation),
+        )  # fmt: skip
+
+    def fits(self, codes: Tensor, *values: Tensor) -> bool:
+        shape = (*codes.shape[:-1], self.n)
+        return all(can_spread(v, shape) for v in filled(self.epilogue, values[1 + self.branch :]))
+
+    def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
+        *outer, k = codes.shape
+        m = codes.numel() // k
+        y = torch.empty(*outer, self.n, dtype=self.dtype, device=codes.device)
+        h = varying[0] if self.branch else None
+        gate, residual = (spread(v, y.shape) for v in filled(self.epilogue, varying[self.branch :]))
+        plan = product_plan(m, self.n, k, self.bits, self.rank, self.engine.multiprocessors, self.engine.tokens)
+        call = ProductCall.from_buffer_copy(self.call)
+        call.x_scales, call.h, call.y, call.m = at(scales), at(h), at(y), m
+        call.gate, call.residual = gate[0], residual[0]
+        call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
+        x = self.engine.driver.tensor_map(codes.data_ptr(), m, k, plan.box)
+        self.engine.modules[f"product_w{self.bits}"].launch(plan.launch, [x, call], self.engine.stream)
+        return y
+
+
+def filled(values: Sequence[Any], varying: Sequence[Tensor]) -> list[Any]:
+    """`values` with each Slot replaced by the next of what varies."""
+    given = iter(varying)
+    return [next(given) if value is ops.Slot else value for value in values]
+
+
+def spread(vectors: Tensor | None, shape: Sequence[int]) -> tuple[Spread, Tensor | None]:
+    """What tells the kernel where each row's vector lies, and the tensor that holds them."""
+    if vectors is None:
+        return Spread(), None
+    rows, width = torch.Size(shape[:-1]).numel(), shape[-1]
+    numbers = vectors.to(NUMBERS)
+    if numbers.numel() == width:
+        one = numbers.reshape(-1)
+        return Spread(at(one), 1, 0), one
+    by_sample = numbers.numel() == len(numbers) * width
+    if by_sample and numbers.stride(-1) == 1 and numbers.stride(0) % 8 == 0 and numbers.data_ptr() % 16 == 0:
+        return Spread(at(numbers), inverse(rows // len(numbers)), numbers.stride(0)), numbers
+    ordered = numbers.contiguous()
+    return Spread(at(ordered), inverse(rows * width // ordered.numel()), width), ordered
+
+
+def inverse(rows: int) -> int:
+    """What the kernels divide by `rows` with; 0 for 1."""
+    return ceil(2**32 / rows) if rows > 1 else 0

@@ -1,0 +1,117 @@
+"""What of the CUDA target needs no GPU: packing, launch rules, refusals, the structs."""
+
+from __future__ import annotations
+
+import ctypes
+from math import ceil
+
+import pytest
+import torch
+
+from aquatint.compiler.formats import format_named, unpack_nibbles
+from aquatint.runtime import cuda
+from aquatint.runtime.cuda_calls import ProductCall, QuantizeCall
+from aquatint.runtime.cuda_kernels import inverse
+from aquatint.runtime.cuda_launch import SHARED, TOKENS, can_quantize, product_plan, quantize_plan
+from aquatint.runtime.cuda_pack import packed_bytes, packed_down, packed_nibbles, packed_up
+
+
+def test_each_byte_lies_where_its_thread_looks() -> None:
+    codes = torch.randint(-127, 128, (200, 192), dtype=torch.int8)
+    blocks = packed_bytes(codes, 256).view(torch.int8)
+    assert blocks.shape == (2, 2, 16384)
+    for n, k in ((0, 0), (7, 3), (8, 16), (63, 31), (64, 32), (129, 130), (199, 191)):
+        group, warp, half, row = n % 128 // 64, n % 64 // 16, n % 16 // 8, n % 8
+        step, far, quad, byte = k % 128 // 32, k % 32 // 16, k % 16 // 4, k % 4
+        thread, register = warp * 32 + row * 4 + quad, far * 2 + half
+        place = ((group * 4 + step) * 128 + thread) * 16 + register * 4 + byte
+        assert blocks[n // 128, k // 128, place] == codes[n, k]
+    assert blocks[1, 1, -1] == 0
+
+
+def test_nibbles_widen_to_codes_times_scale() -> None:
+    number = format_named("int4-g64-whole")
+    stored = number.encode(torch.randn(130, 320))
+    blocks = packed_nibbles(stored.codes, stored.scales[:, 4:], 256)
+    assert blocks.shape == (2, 3, 8448)
+    codes = (unpack_nibbles(stored.codes).to(torch.int8) << 4 >> 4).int()
+    for n, k in ((0, 0), (5, 17), (8, 64), (77, 100), (129, 319), (128, 255)):
+        group, warp, half, row = n % 128 // 64, n % 64 // 16, n % 16 // 8, n % 8
+        step, far, quad, byte = k % 128 // 32, k % 32 // 16, k % 16 // 4, k % 4
+        block = blocks[n // 128, k // 128]
+        word = ((group * 2 + step // 2) * 128 + warp * 32 + row * 4 + quad) * 16 + step % 2 * 8 + half * 4 + byte
+        nibble = int(block[word]) >> 4 if far else int(block[word]) & 15
+        scale = int(block[8192 + (group * 32 + warp * 8 + row) * 4 + k % 128 // 64 * 2 + half])
+        assert nibble - 8 == codes[n, k]
+        assert scale == stored.scales[n, 4 + k // 64]
+
+
+def test_projections_lie_as_fragments() -> None:
+    up, down = torch.randn(100, 24).bfloat16(), torch.randn(24, 64).bfloat16()
+    blocks = packed_up(up, 128, 2)
+    for n, r in ((0, 0), (9, 3), (70, 17), (99, 23)):
+        thread = n % 64 // 16 * 32 + n % 8 * 4 + r % 8 // 2
+        assert blocks[n // 64, r // 16, thread, (r % 16 // 8 * 2 + n % 16 // 8) * 2 + r % 2] == up[n, r]
+    blocks = packed_down(down, 2)
+    for r, k in ((0, 0), (9, 3), (23, 63), (17, 40)):
+        lane = r % 8 * 4 + k % 8 // 2
+        assert blocks[k // 16, r // 16, lane, (r % 16 // 8 * 2 + k % 16 // 8) * 2 + k % 2] == down[r, k]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(4608, 3072, 12288), (4608, 12288, 3072), (1024, 1152, 4608), (16384, 2240, 5600), (1, 64, 8)]
+)
+def test_a_product_is_covered_by_its_tiles(m: int, k: int, n: int, bits: int) -> None:
+    plan = product_plan(m, n, k, bits, 32, 132)
+    assert plan.tokens in TOKENS
+    assert plan.m_tiles * plan.tokens >= m > (plan.m_tiles - 1) * plan.tokens
+    assert plan.n_tiles * 128 >= n > (plan.n_tiles - 1) * 128
+    assert plan.k_tiles * 128 >= k
+    assert plan.launch.shared <= SHARED
+    assert plan.launch.grid <= 132
+    assert plan.launch.kernel == f"product_w{bits}_t{plan.tokens}_s2"
+
+
+def test_launches_that_are_known_to_be_good() -> None:
+    plan = product_plan(4608, 12288, 3072, 4, 32, 132, tokens=256)
+    assert (plan.tokens, plan.launch.grid, plan.m_tiles, plan.n_tiles) == (256, 132, 18, 96)
+    assert product_plan(4608, 3072, 12288, 4, 32, 132).tokens == 224, "three waves and a bit of 256 tokens would be four"
+    rows = quantize_plan(4608, 12288, 32, 132)
+    assert (rows.launch.kernel, rows.blocks, rows.share, rows.launch.grid) == ("quantize_s2", 8, 1536, 144 * 8)
+    assert quantize_plan(1024, 1152, 32, 132).blocks == 6, "one block a cluster would leave most of the GPU idle"
+
+
+@pytest.mark.parametrize("k", [16, 256, 1152, 2240, 3072, 12288, 15360, 25600])
+@pytest.mark.parametrize("rank", [0, 32, 64])
+def test_rows_are_covered_by_the_blocks_of_a_cluster(k: int, rank: int) -> None:
+    plan = quantize_plan(1000, k, rank, 132)
+    assert plan.share % 16 == 0
+    assert plan.share * plan.blocks >= k > plan.share * (plan.blocks - 1)
+    assert plan.launch.grid == ceil(1000 / 32) * plan.blocks
+    assert can_quantize(k, rank) == (plan.launch.shared <= SHARED) == ((k, rank) != (25600, 64))
+
+
+def test_structs_are_as_long_as_those_of_the_kernels() -> None:
+    assert ctypes.sizeof(ProductCall) == 7 * 8 + 2 * 16 + 7 * 4 + 4
+    assert ctypes.sizeof(QuantizeCall) == 6 * 8 + 2 * 16 + 7 * 4 + 4
+
+
+def test_what_no_kernel_serves_is_said() -> None:
+    weight, scales = format_named("int4-g64").encode(torch.randn(64, 128))
+    for formats, dtype, reason in (
+        (("int8", "int4-g64"), torch.bfloat16, "no kernel multiplies int8 by int4-g64"),
+        (("int8", "int8"), torch.float32, "cast the model to bfloat16"),
+        ((None, "int8"), torch.bfloat16, "plain numbers"),
+    ):
+        found = cuda.product_refusal(None, None, weight, scales, formats=formats, dtype=dtype)
+        assert found is not None
+        assert reason in found
+    assert [row * inverse(70) >> 32 for row in (0, 69, 70, 139, 4607)] == [0, 0, 1, 1, 65]
+    assert "rank 72" in str(cuda.quantize_refusal(None, None, torch.randn(72, 64), format="int8"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_target_says_so() -> None:
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
+        cuda.cuda()
