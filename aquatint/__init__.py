@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aquatint.compiler.errors import AquatintError
     from aquatint.compiler.recipe import Recipe, Rule, Treatment
     from aquatint.compression import load, optimize
+    from aquatint.distillation import distill
     from aquatint.editing import edit
     from aquatint.export import export_onnx
     from aquatint.export_pipeline import export_pipeline
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AquatintError", "Recipe", "Rule", "Treatment",
-    "edit", "export_onnx", "export_pipeline", "load", "optimize", "recipe_named",
+    "distill", "edit", "export_onnx", "export_pipeline", "load", "optimize", "recipe_named",
 ]  # fmt: skip
 
 _here = Path(__file__).resolve().parent
@@ -33,6 +34,7 @@ if not (_here / "compiler").is_dir():  # a checkout where links do not survive
 _HOMES = {
     "optimize": "aquatint.compression",
     "load": "aquatint.compression",
+    "distill": "aquatint.distillation",
     "edit": "aquatint.editing",
     "export_onnx": "aquatint.export",
     "export_pipeline": "aquatint.export_pipeline",

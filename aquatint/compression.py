@@ -44,8 +44,8 @@ def optimize(
 ) -> Any:
     """Compress `model`; the result is called like it.
 
-    model      an nn.Module, or a whole diffusers pipeline: its denoiser is compressed and replaced, and the pipeline is
-               returned
+    model      an nn.Module, what `distill` returned, or a whole diffusers pipeline: its denoiser is compressed and replaced,
+               and the pipeline is returned
     recipe     a preset's name ("svdq-w4a8-r32", "svdq-w4a8-r32-whole", "svdq-w4a4-r32", "nvfp4-r32", "w4a16", "w8a8", "w8a16"),
                or a Recipe
     calibrate  called with `model`; whatever it does with it shows the inputs to expect. Without it, a pipeline is run on
@@ -82,7 +82,11 @@ def _compress(
     if not recorder.examples:
         raise CalibrationError("calibration never called the model: `calibrate` must run it at least once")
     progress("capture", 0, 1)
-    program = capture(model, recorder.examples[0], type(model).__name__, _sampler_config(sampler))
+    program = (
+        model.program  # a student: its sampler is its own
+        if isinstance(model, CompressedModule)
+        else capture(model, recorder.examples[0], type(model).__name__, _sampler_config(sampler))
+    )
     calibration, place = calibration_for(program, recorder.examples, seed), target_named(target)
     final, report = compress(program, recipe, calibration, progress)
     if fastest:

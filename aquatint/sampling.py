@@ -11,14 +11,20 @@ from torch import Tensor, nn
 
 from aquatint.compiler.errors import InputError
 
+PLAN = ("num_inference_steps", "timesteps")  # of a student's scheduler configuration: what `set_timesteps` is called with
+
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """steps of the scheduler; guidance: the weight of classifier-free guidance, 1 for none; seed of the first image."""
+    """steps of the scheduler; guidance: the weight of classifier-free guidance, 1 for none; seed of the first image.
+
+    timesteps: uneven ones of a student, instead of so many steps
+    """
 
     steps: int = 20
     guidance: float = 1.0
     seed: int = 0
+    timesteps: tuple[int, ...] | None = None
 
 
 def scheduler_from(config: Mapping[str, Any]) -> Any:
@@ -30,7 +36,7 @@ def scheduler_from(config: Mapping[str, Any]) -> Any:
     kind = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin) and issubclass(kind, ConfigMixin)):
         raise InputError(f"{name!r} is no scheduler of this diffusers")
-    return kind.from_config(dict(config))
+    return kind.from_config({k: v for k, v in config.items() if k not in PLAN})
 
 
 def noise(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
@@ -44,7 +50,10 @@ def sample(
     labels: Tensor | None = None, null_label: int | None = None, extra: Mapping[str, Any] | None = None,
 ) -> Tensor:  # fmt: skip
     """Images (N, C, H, W) from noise `start`. With labels (N,) and guidance > 1, `null_label` stands for "any class"."""
-    scheduler.set_timesteps(plan.steps)
+    if plan.timesteps is None:
+        scheduler.set_timesteps(plan.steps)
+    else:
+        scheduler.set_timesteps(timesteps=list(plan.timesteps))
     images = start * getattr(scheduler, "init_noise_sigma", 1.0)
     guided = labels is not None and plan.guidance != 1.0 and null_label is not None
     given_labels = labels

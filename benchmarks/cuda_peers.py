@@ -88,7 +88,7 @@ def torch_bf16(found: Layer) -> Run:
 
 def torchao_float8(found: Layer) -> Run:
     """Float8 rows and columns, quantized on the fly, by torch.compile."""
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_  # type: ignore
 
     module = torch.nn.Linear(found.x.shape[1], len(found.weight), device="cuda", dtype=torch.bfloat16)
     with torch.no_grad():

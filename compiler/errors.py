@@ -39,3 +39,7 @@ class ExportError(AquatintError):
 
 class EditError(AquatintError):
     """An edit that does not fit what was recorded; the session is as it was before it."""
+
+
+class DistillError(AquatintError):
+    """A distillation that can't be begun, or was stopped: says at which step, and where the last good state is."""

@@ -72,14 +72,22 @@ def _quantize(
     in any shape that fits x with its channels last.
     SVDQuant (arXiv 2411.05007) section 4.2: one read of x serves the product and the low-rank branch.
     """
+    values = smoothed(x, smooth, gain, offset, axis=axis, eps=eps, activation=activation)
+    encoded = format_named(format).encode(values)
+    return tuple(encoded) if down is None else (*encoded, F.linear(values, down.float()))
+
+
+def smoothed(
+    x: Tensor, smooth: Tensor | None, gain: Tensor | None, offset: Tensor | None, *,
+    axis: int = -1, eps: float | None = None, activation: str | None = None,
+) -> Tensor:  # fmt: skip
+    """What `quantize` encodes, as plain numbers."""
     x = x.movedim(axis, -1).float()
     x = x if eps is None else F.layer_norm(x, x.shape[-1:], eps=eps)
     x = x if gain is None else x * gain.float()
     x = x if offset is None else x + offset.float()
     x = ACTIVATIONS[activation](x) if activation else x
-    smoothed = x if smooth is None else x * smooth.float()
-    encoded = format_named(format).encode(smoothed)
-    return tuple(encoded) if down is None else (*encoded, F.linear(smoothed, down.float()))
+    return x if smooth is None else x * smooth.float()
 
 
 def _group_affine(
@@ -115,11 +123,18 @@ def _gemm(
     h (..., r) and up (N, r) are the low-rank branch. gate and residual in any shape that fits the result, which is in `dtype`.
     """
     x = codes.float() if formats[0] is None or scales is None else format_named(formats[0]).decode(codes, scales)
-    y = F.linear(x, format_named(formats[1]).decode(weight, weight_scales))
-    if h is not None and up is not None:
-        y = y + F.linear(h, up.float())
-    if bias is not None:
-        y = y + bias.float()
+    plain = format_named(formats[1]).decode(weight, weight_scales)
+    return multiplied(x, plain, bias, h, up, dtype=dtype, activation=activation, gate=gate, residual=residual)
+
+
+def multiplied(
+    x: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor | None, up: Tensor | None, *, dtype: torch.dtype,
+    activation: str | None = None, gate: Tensor | None = None, residual: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """`gemm` of plain numbers."""
+    y = F.linear(x, weight)
+    y = y if h is None or up is None else y + F.linear(h, up.float())
+    y = y if bias is None else y + bias.float()
     return _finished(y, activation, gate, residual).to(dtype)
 
 
@@ -140,12 +155,24 @@ def _conv2d(
     The low-rank branch is h (B, H, W, kh kw r), what each pixel gives through each tap, and up (O, r): an output pixel adds
     up r numbers from the pixels that its taps see. With a table only some outputs are computed: see `rowwise_conv2d`.
     """
-    image = format_named(formats[0]).decode(codes, scales).movedim(-1, 1)
-    kernel = format_named(formats[1]).decode(weight, weight_scales).movedim(-1, 1)
+    image, kernel = format_named(formats[0]).decode(codes, scales), format_named(formats[1]).decode(weight, weight_scales)
+    return convolved(
+        image, kernel, bias, h, up, dtype=dtype, stride=stride, padding=padding, dilation=dilation,
+        activation=activation, gate=gate, residual=residual, table=table,
+    )  # fmt: skip
+
+
+def convolved(
+    image: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor | None, up: Tensor | None, *, dtype: torch.dtype,
+    stride: list[int], padding: list[int], dilation: list[int], activation: str | None = None, gate: Tensor | None = None,
+    residual: Tensor | None = None, table: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """`conv2d` of plain numbers."""
+    kernel = weight.movedim(-1, 1)
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "table": table}
-    y = _rowwise_conv2d(image, kernel, None if bias is None else bias.float(), **geometry)
+    y = _rowwise_conv2d(image.movedim(-1, 1), kernel, None if bias is None else bias.float(), **geometry)
     if h is not None and up is not None:
-        taps = torch.eye(kernel.shape[2] * kernel.shape[3])
+        taps = torch.eye(kernel.shape[2] * kernel.shape[3], device=up.device)
         spread = torch.einsum("or,ts->otrs", up.float(), taps).reshape(len(up), -1, *kernel.shape[2:])
         y = y + _rowwise_conv2d(h.movedim(-1, 1), spread, None, **geometry)
     return _finished(y, activation, gate, residual).to(dtype)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aquatint.compiler.formats import format_named, unpack_nibbles
-from aquatint.runtime import cuda
+from aquatint.runtime.cuda import cuda, product_refusal, quantize_refusal
 from aquatint.runtime.cuda_calls import ProductCall, QuantizeCall
 from aquatint.runtime.cuda_kernels import inverse
 from aquatint.runtime.cuda_launch import SHARED, TOKENS, can_quantize, product_plan, quantize_plan
@@ -104,14 +104,14 @@ def test_what_no_kernel_serves_is_said() -> None:
         (("int8", "int8"), torch.float32, "cast the model to bfloat16"),
         ((None, "int8"), torch.bfloat16, "plain numbers"),
     ):
-        found = cuda.product_refusal(None, None, weight, scales, formats=formats, dtype=dtype)
+        found = product_refusal(None, None, weight, scales, formats=formats, dtype=dtype)
         assert found is not None
         assert reason in found
     assert [row * inverse(70) >> 32 for row in (0, 69, 70, 139, 4607)] == [0, 0, 1, 1, 65]
-    assert "rank 72" in str(cuda.quantize_refusal(None, None, torch.randn(72, 64), format="int8"))
+    assert "rank 72" in str(quantize_refusal(None, None, torch.randn(72, 64), format="int8"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_target_says_so() -> None:
     with pytest.raises(ValueError, match="needs an NVIDIA GPU"):
-        cuda.cuda()
+        cuda()

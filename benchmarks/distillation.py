@@ -1,0 +1,225 @@
+"""Step distillation of both shipped models: quality against steps for every method, in float32 and quantized.
+
+    python -m benchmarks.distillation --models dit --methods sfd --steps 4   # trains what is missing, from where it stopped
+    python -m benchmarks.distillation --quantized --page                     # docs/distillation.md and a dated JSON
+
+What was trained stays in build/distill, a folder a run, and is read from there. Every student gets the same number of
+iterations and the same batch. `apart` is the root mean square distance to the teacher's own images in 50 steps from the same
+noise; Fréchet distances are over the same images. Methods that want images get those that the teacher draws: no data set is
+needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import aquatint
+from aquatint.checkpoint import Checkpoint, open_checkpoint
+from aquatint.commands.demo import MODELS
+from aquatint.compiler.errors import DistillError
+from aquatint.compiler.training import Schooling
+from aquatint.quality import FeatureSpace
+from aquatint.sampling import SamplingPlan, noise, sample, scheduler_from
+from benchmarks.records import markdown, write_record
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "build" / "distill"
+STEPS, PLAIN_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 16, 50)
+METHODS = ("schedule", "sfd", "progressive", "consistency", "lcm")
+SEED = 10_000  # of the noise that all are judged on; training never sees it
+
+
+def conditions(name: str, count: int) -> dict[str, Tensor]:
+    return {"class_labels": torch.arange(count) % 10} if "dit" in name else {}
+
+
+def drawn(name: str, model: Any, sampler: Any, plan: SamplingPlan, images: int) -> Tensor:
+    """Images from the judges' noise, by parts that fit the cache."""
+    parts = []
+    start, given = noise((1, 28, 28), images, SEED + plan.seed), conditions(name, images)
+    for first in range(0, images, 64):
+        here = {k: v[first : first + 64] for k, v in given.items()}
+        labels = here.get("class_labels")
+        parts.append(sample(model, sampler, start[first : first + 64], plan, labels))
+    return torch.cat(parts)
+
+
+def teachers_images(name: str, teacher: Checkpoint, count: int = 2048) -> Tensor:
+    """What methods that want data learn from."""
+    file = FOLDER / name / "images.safetensors"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        images = drawn(name, teacher.model, teacher.scheduler, SamplingPlan(50, seed=100_000), count)
+        save_file({"images": images.half().contiguous()}, file)
+    return load_file(file)["images"].float()
+
+
+def student(name: str, teacher: Checkpoint, method: str, steps: int, options: argparse.Namespace) -> Any:
+    """A trained student, from disk if it was trained before; or the sentence that it was refused with."""
+    place = FOLDER / name / f"{method}-{steps}-{options.iterations}"
+    if not (place / "student.aq").is_dir():
+        began = time.monotonic()
+        data = None if method in ("sfd", "schedule") else teachers_images(name, teacher)
+        schooling = Schooling(options.iterations, rate=options.rate)
+        try:
+            made = aquatint.distill(
+                teacher.model, teacher.scheduler, method, steps, data=data, batch=options.batch, schooling=schooling,
+                folder=place, watch=_shown(f"{name} {method} {steps}"),
+            )  # fmt: skip
+        except DistillError as error:
+            return str(error)
+        made.save(place / "student.aq")
+        (place / "seconds").write_text(f"{time.monotonic() - began:.0f}")
+    return aquatint.load(place / "student.aq")
+
+
+def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps: int, options: argparse.Namespace) -> Any:
+    """A quantized model of which the branch alone has learned, from disk if it has before."""
+    place = FOLDER / name / f"branch-{label}-{steps}-{options.iterations}"
+    if not (place / "student.aq").is_dir():
+        began = time.monotonic()
+        schooling = Schooling(options.iterations, rate=options.branch_rate)
+        try:
+            made = aquatint.distill(
+                small, teacher.scheduler, "sfd", steps, train="branch", teacher=teacher.model, batch=options.batch,
+                schooling=schooling, folder=place, watch=_shown(f"{name} branch {label} {steps}"),
+            )  # fmt: skip
+        except DistillError as error:
+            return str(error)
+        made.save(place / "student.aq")
+        (place / "seconds").write_text(f"{time.monotonic() - began:.0f}")
+    return aquatint.load(place / "student.aq")
+
+
+def _shown(label: str) -> Callable[[int, float, float], None]:
+    def watch(iteration: int, loss: float, left: float) -> None:
+        if iteration % 25 == 0:
+            print(f"{label}: iteration {iteration}, loss {loss:.4f}, {left:.0f} s left", flush=True)
+
+    return watch
+
+
+def quantized(name: str, model: Any, sampler: Any, recipe: str, steps: int) -> Any:
+    """Calibrated on what it will see: noise at the stamps of so many steps."""
+    labels = conditions(name, 8).get("class_labels")
+    plan = SamplingPlan(steps)
+    return aquatint.optimize(
+        model, recipe, sampler=sampler, calls=16, calibrate=lambda m: sample(m, sampler, noise((1, 28, 28), 8, 7), plan, labels)
+    )
+
+
+class Judge:
+    """Distances of images to the teacher's, and Fréchet distances to real ones."""
+
+    def __init__(self, name: str, teacher: Checkpoint, images: int) -> None:
+        self.name, self.images = name, images
+        self.space = FeatureSpace.load(MODELS / "fashion-classifier" / "classifier.safetensors")
+        self.far = drawn(name, teacher.model, even(teacher.scheduler), SamplingPlan(50), images)
+
+    def of(self, model: Any, sampler: Any, plan: SamplingPlan) -> dict[str, float]:
+        seen = drawn(self.name, model, sampler, plan, self.images)
+        return {"Fréchet": self.space.distance(seen), "apart": float((seen - self.far).square().mean().sqrt())}
+
+
+def even(scheduler: Any, kind: str = "DDIMScheduler", **changed: Any) -> Any:
+    return scheduler_from({**scheduler.config, "_class_name": kind, "clip_sample": False, **changed})
+
+
+def judged(judge: Judge, model: Any) -> dict[str, Any]:
+    """A student's figures, drawn by the scheduler that it carries."""
+    if isinstance(model, str):
+        return {"refused": model}
+    config = model.program.sampler
+    times = config.get("timesteps")
+    plan = SamplingPlan(config["num_inference_steps"], timesteps=None if times is None else tuple(times))
+    return judge.of(model, scheduler_from(config), plan)
+
+
+def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Everything about one model: what is not trained yet is trained first."""
+    teacher = open_checkpoint(MODELS / f"fashion-{name}")
+    judge = Judge(name, teacher, options.images)
+    plain = {"DDIM": even(teacher.scheduler), "DPM-Solver++ (2M)": even(teacher.scheduler, "DPMSolverMultistepScheduler")}
+    found: dict[str, Any] = {
+        label: {str(n): judge.of(teacher.model, sampler, SamplingPlan(n)) for n in PLAIN_STEPS}
+        for label, sampler in plain.items()
+    }
+    for method in options.methods.split(","):
+        found[method] = {
+            str(n): judged(judge, student(name, teacher, method, n, options)) for n in map(int, options.steps.split(","))
+        }
+    if options.quantized:
+        found["quantized"] = quantized_rows(name, teacher, judge, options)
+    return found
+
+
+def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argparse.Namespace) -> dict[str, Any]:
+    """At four steps: the teacher quantized, a student quantized, and a branch distilled on top of 4 bits."""
+    rows: dict[str, Any] = {}
+    learned = student(name, teacher, "sfd", 4, options)
+    for label, recipe in (("W4A8", "svdq-w4a8-r32"), ("W4A4", "svdq-w4a4-r32")):
+        sampler = even(teacher.scheduler)
+        small = quantized(name, teacher.model, sampler, recipe, 4)
+        rows[f"{label}, quantized alone"] = judge.of(small, even(teacher.scheduler), SamplingPlan(4))
+        rows[f"{label}, quantize, then distil the branch"] = judged(
+            judge, branch_student(name, teacher, small, label, 4, options)
+        )
+        if not isinstance(learned, str):
+            both = quantized(name, learned, sampler, recipe, 4)
+            rows[f"{label}, distil, then quantize"] = judge.of(both, scheduler_from(learned.program.sampler), SamplingPlan(4))
+            rows[f"{label}, then the branch too"] = judged(
+                judge, branch_student(name, teacher, both, f"{label}-after", 4, options)
+            )
+    return rows
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Fréchet distance / distance to the teacher, by method and steps."""
+    parts = []
+    for name, found in results.items():
+        counts = sorted({int(n) for label, row in found.items() if label != "quantized" for n in row})
+        rows = [[label, *(_cell(row.get(str(n))) for n in counts)] for label, row in found.items() if label != "quantized"]
+        parts.append(f"## fashion-{name}\n\n{markdown(['Fréchet / apart', *(f'{n} steps' for n in counts)], rows)}")
+        if "quantized" in found:
+            parts.append(markdown(["4 steps", "Fréchet / apart"], [[k, _cell(v)] for k, v in found["quantized"].items()]))
+    return "\n".join(parts)
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return "refused" if "refused" in found else f"{found['Fréchet']:.1f} / {found['apart']:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="dit,unet")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--steps", default=",".join(map(str, STEPS)))
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--branch-rate", type=float, default=1e-3)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--quantized", action="store_true", help="the quantized students too")
+    parser.add_argument("--page", action="store_true", help="write docs/distillation.md and a dated JSON")
+    options = parser.parse_args()
+    results = {name: measured(name, options) for name in options.models.split(",")}
+    print(tables(results))
+    if not options.page:
+        return
+    path = write_record("distillation", {"iterations": options.iterations, "batch": options.batch, "models": results})
+    head = f"# Fewer steps\n\n{options.iterations} iterations of {options.batch} for every student; {path.name}.\n\n"
+    (ROOT / "docs" / "distillation.md").write_text(head + tables(results))
+
+
+if __name__ == "__main__":
+    main()

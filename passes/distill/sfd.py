@@ -1,0 +1,37 @@
+"""Simple and fast distillation: the student learns on the path that it takes itself, without any data.
+
+Zhou et al. 2024, "Simple and Fast Distillation of Diffusion Models" (arXiv 2409.19681), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aquatint.compiler.distilling import Batch, Lesson, solved
+
+
+@dataclass(frozen=True)
+class Sfd:
+    """substeps: of the teacher for one of the student, at least; over all steps it takes 16."""
+
+    substeps: int = 4
+    name: ClassVar[str] = "sfd"
+    trains: ClassVar[bool] = True
+    needs_data: ClassVar[bool] = False
+    sampler: ClassVar[str] = "DDIMScheduler"
+
+    def losses(self, lesson: Lesson, batch: Batch) -> Iterator[Tensor]:
+        """The mean absolute distance to the teacher at each stamp, from where the student came to."""
+        state, substeps = batch.noise, max(self.substeps, 16 // len(lesson.stamps))
+        for now, to in lesson.steps:
+            with torch.no_grad():
+                target = solved(lesson.process, lesson.teacher, state, now, to, substeps)
+            time = torch.full((len(state),), now)
+            reached = lesson.process.moved(state, lesson.student(state, time), time, to)
+            yield (reached - target).abs().mean()
+            state = reached.detach()

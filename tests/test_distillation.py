@@ -1,0 +1,193 @@
+"""Distillation of a toy whose flow is known exactly: images of two numbers, spread as a Gaussian."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+import aquatint
+from aquatint.compiler.distilling import Batch, Lesson, ddim, solved
+from aquatint.compiler.errors import DistillError
+from aquatint.compiler.process import Process
+from aquatint.compiler.time_schedule import cheapest
+from aquatint.compiler.training import Schooling
+from aquatint.sampling import SamplingPlan, sample, scheduler_from
+
+MEAN, SPREAD = torch.tensor([0.6, -0.3]).view(2, 1, 1), torch.tensor([0.5, 0.1]).view(2, 1, 1)
+
+
+class Exact(nn.Module):
+    """The exact denoiser of that Gaussian, as a gain and an offset for each time: weights that a student can change."""
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__()
+        process = Process.of(scheduler)
+        alpha, sigma = process.alphas.view(-1, 1, 1, 1), process.sigmas.view(-1, 1, 1, 1)
+        gain = alpha * SPREAD**2 / (alpha**2 * SPREAD**2 + sigma**2)  # E[x | x_t] = mean + gain (x_t - alpha mean)
+        offset = MEAN - gain * alpha * MEAN
+        clean = {"sample": (gain, offset), "v_prediction": ((alpha - gain) / sigma, -offset / sigma)}
+        clean["epsilon"] = ((1 - alpha * gain) / sigma, -alpha * offset / sigma)
+        self.gain, self.offset = (nn.Parameter(t.clone()) for t in clean[process.prediction])
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return self.gain[timestep] * sample + self.offset[timestep]
+
+
+def scheduler(prediction: str = "v_prediction") -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type=prediction, timestep_spacing="trailing", clip_sample=False
+    )
+
+
+def called(model: nn.Module) -> None:
+    model(torch.randn(2, 2, 1, 1), torch.tensor([3, 400]))
+
+
+def distilled(method: str, steps: int, prediction: str = "v_prediction", **options: Any) -> Any:
+    plan = scheduler(prediction)
+    random = torch.Generator().manual_seed(5)
+    data = MEAN + SPREAD * torch.randn(4096, 2, 1, 1, generator=random)
+    schooling = options.pop("schooling", Schooling(iterations=300, rate=2e-2, clip=10.0))
+    return aquatint.distill(
+        Exact(plan), plan, method, steps, data=data, calibrate=called, batch=128, schooling=schooling, **options
+    )
+
+
+def flowed(noise: Tensor, process: Process) -> Tensor:
+    """Where the exact flow takes noise: quantile to quantile."""
+    alpha, sigma = process.alphas[-1], process.sigmas[-1]
+    return MEAN + SPREAD * (noise - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2).sqrt()
+
+
+def error(model: Any, steps: int, prediction: str = "v_prediction") -> float:
+    process = Process.of(scheduler(prediction))
+    noise = torch.randn(512, 2, 1, 1, generator=torch.Generator().manual_seed(11))
+    with torch.no_grad():
+        drawn = ddim(process, lambda x, t: model(x, t), noise, process.stamps(steps))
+    return float((drawn - flowed(noise, process)).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_every_parameterisation_takes_the_exact_flow(prediction: str) -> None:
+    plan = scheduler(prediction)
+    assert error(Exact(plan), 500, prediction) < 2e-3
+    process = Process.of(plan)
+    noise = torch.randn(64, 2, 1, 1, generator=torch.Generator().manual_seed(3))
+    model = Exact(plan)
+    with torch.no_grad():
+        near = solved(process, lambda x, t: model(x, t), noise, 999, -1, 20)
+        assert (near - flowed(noise, process)).square().mean().sqrt() < 0.03
+
+
+def test_ddim_is_that_of_diffusers() -> None:
+    plan = scheduler()
+    model, process = Exact(plan), Process.of(plan)
+    state = noise = torch.randn(8, 2, 1, 1)
+    plan.set_timesteps(4)
+    assert plan.timesteps.tolist() == process.stamps(4)
+    with torch.no_grad():
+        for time in plan.timesteps:
+            state = plan.step(model(state, time.expand(8)), time, state, return_dict=False)[0]
+        ours = ddim(process, lambda x, t: model(x, t), noise, process.stamps(4))
+    torch.testing.assert_close(ours, state, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "steps", "gain"), [("sfd", 4, 4), ("sfd", 1, 4), ("progressive", 2, 2), ("lcm", 1, 1.2)])
+def test_a_student_comes_nearer_to_the_flow(method: str, steps: int, gain: float) -> None:
+    student = distilled(method, steps)
+    assert error(student, steps) * gain < error(Exact(scheduler()), steps)
+    assert student.program.sampler["num_inference_steps"] == steps
+
+
+def test_times_are_chosen_without_training() -> None:
+    student = distilled("schedule", 4)
+    stamps = student.program.sampler["timesteps"]
+    plan, process = scheduler(), Process.of(scheduler())
+    noise = torch.randn(256, 2, 1, 1, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        chosen, even = (
+            float((ddim(process, Exact(plan), noise, s) - flowed(noise, process)).square().mean())
+            for s in (stamps, process.stamps(4))
+        )
+    assert chosen < 0.8 * even
+    as_diffusers = lambda x, timestep: SimpleNamespace(sample=student(x, timestep))  # noqa: E731
+    drawn = sample(as_diffusers, scheduler_from(student.program.sampler), noise, SamplingPlan(timesteps=tuple(stamps)))
+    torch.testing.assert_close(drawn, ddim(process, Exact(plan), noise, stamps), rtol=1e-3, atol=1e-3)
+
+
+def test_the_cheapest_path_is_found() -> None:
+    costs = torch.rand(7, 7).triu(1) + torch.full((7, 7), float("inf")).tril().nan_to_num(0.0, posinf=float("inf"))
+    for steps in (1, 2, 3, 6):
+        path = [*cheapest(costs, steps), 6]
+        best = min(sum(costs[a, b] for a, b in pairwise((0, *middle, 6))) for middle in combinations(range(1, 6), steps - 1))
+        assert sum(costs[a, b] for a, b in pairwise(path)) == pytest.approx(float(best))
+
+
+def test_consistency_agrees_along_a_path() -> None:
+    student = distilled("consistency", 1, schooling=Schooling(iterations=1500, rate=2e-2, clip=10.0))
+    assert error(student, 1) * 1.1 < error(Exact(scheduler()), 1)
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    schooling = Schooling(iterations=40, rate=1e-2, every=10)
+    whole = distilled("sfd", 2, schooling=schooling)
+
+    def killed(iteration: int, loss: float, left: float) -> None:
+        if iteration == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distilled("sfd", 2, schooling=schooling, folder=tmp_path, watch=killed)
+    resumed = distilled("sfd", 2, schooling=schooling, folder=tmp_path)
+    for name, weight in whole.program.weights.items():
+        assert torch.equal(weight, resumed.program.weights[name]), name
+    with pytest.raises(DistillError, match="of another training"):
+        distilled("sfd", 2, schooling=schooling, folder=tmp_path, seed=7)
+
+
+def test_own_losses_plug_in() -> None:
+    class Nearest:
+        name, trains, needs_data, sampler = "nearest", True, False, "DDIMScheduler"
+
+        def losses(self, lesson: Lesson, batch: Batch) -> Any:
+            state = batch.noise
+            with torch.no_grad():
+                target = solved(lesson.process, lesson.teacher, state, 999, -1, 16)
+            time = torch.full((len(state),), 999)
+            yield (lesson.process.moved(state, lesson.student(state, time), time, -1) - target).square().mean()
+
+    plan = scheduler()
+    student = aquatint.distill(Exact(plan), plan, Nearest(), 1, calibrate=called, schooling=Schooling(200, rate=2e-2))
+    assert error(student, 1) * 2 < error(Exact(plan), 1)
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    plan = scheduler()
+    with pytest.raises(DistillError, match="known: sfd"):
+        aquatint.distill(Exact(plan), plan, "magic", calibrate=called)
+    with pytest.raises(DistillError, match="give data="):
+        aquatint.distill(Exact(plan), plan, "progressive", calibrate=called)
+    with pytest.raises(DistillError, match="give teacher="):
+        aquatint.distill(Exact(plan), plan, train="branch", calibrate=called)
+    with pytest.raises(DistillError, match="predicts epsilon, but"):
+        aquatint.distill(Exact(plan), scheduler("epsilon"), calibrate=called)
+    with pytest.raises(DistillError, match=r"nothing was kept: give a folder.*lower rate"):
+        distilled("sfd", 2, schooling=Schooling(iterations=20, rate=float("inf"), clip=10.0))
+    (tmp_path / "full").write_text("a file where the folder should be")
+    with pytest.raises(DistillError, match="can't be written"):
+        distilled("sfd", 2, schooling=Schooling(iterations=2, every=1), folder=tmp_path / "full")
+    with pytest.raises(DistillError, match="refused: the student is worse"):
+        distilled("sfd", 4, schooling=Schooling(iterations=3, rate=5.0, clip=1e6))
+
+
+def test_a_budget_of_seconds_is_kept() -> None:
+    seen: list[int] = []
+    distilled("sfd", 1, schooling=Schooling(iterations=10**6, rate=2e-2, seconds=3.0), watch=lambda i, *_: seen.append(i))
+    assert 1 < len(seen) < 10**5
