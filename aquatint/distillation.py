@@ -15,8 +15,10 @@ from aquatint.compiler.capture import capture
 from aquatint.compiler.distilling import Batch, Lesson, Method, Says, ddim, describe
 from aquatint.compiler.errors import DistillError
 from aquatint.compiler.module import CompressedModule
+from aquatint.compiler.plan import Decision
 from aquatint.compiler.process import Process, check_prediction
 from aquatint.compiler.program import Program
+from aquatint.compiler.report import assemble
 from aquatint.compiler.time_schedule import optimal_stamps
 from aquatint.compiler.trainable import Trainable
 from aquatint.compiler.training import School, Schooling, Watch
@@ -109,7 +111,9 @@ def distill(
             f"refused: the student is worse than the teacher's plain sampler at the same number of steps ({found})"
         )
     trained = replace(student.program_with(state), sampler=_sampler(scheduler, chosen, stages[-1], process))
-    report = {**getattr(model, "report", {}), "distillation": {"method": chosen.name, "comparison": str(found)}}
+    kept = {site.name: Decision(None, "as its teacher's, but for what was learned") for site in trained.sites}
+    base = model.report if isinstance(model, CompressedModule) else assemble(program, trained, "distilled", kept, [])
+    report = {**base, "distillation": {"method": chosen.name, "comparison": str(found)}}
     return CompressedModule(trained, target_named("cpu"), getattr(model, "recipe", {}), report)
 
 

@@ -135,6 +135,16 @@ def test_consistency_agrees_along_a_path() -> None:
     assert error(student, 1) * 1.1 < error(Exact(scheduler()), 1)
 
 
+def test_a_student_is_saved_and_compressed(tmp_path: Path) -> None:
+    student = distilled("sfd", 2, schooling=Schooling(iterations=50, rate=2e-2, clip=10.0))
+    student.save(tmp_path / "student.aq")
+    again = aquatint.load(tmp_path / "student.aq")
+    x, time = torch.randn(3, 2, 1, 1), torch.tensor([999, 499, 499])
+    assert torch.equal(again(x, time), student(x, time))
+    assert again.program.sampler == student.program.sampler
+    assert "2 steps" in again.report["distillation"]["comparison"]
+
+
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     schooling = Schooling(iterations=40, rate=1e-2, every=10)
     whole = distilled("sfd", 2, schooling=schooling)

@@ -31,10 +31,10 @@ def test_what_comes_back(name: str, values: torch.Tensor) -> None:
     assert torch.equal(number.decode(*number.encode_with(decoded, encoded.scales)), decoded), "codes are fixed points"
     groups = values.unflatten(-1, (-1, number.group or 128))
     error = (decoded - values).abs().unflatten(-1, (-1, number.group or 128))
-    step = {"int4-g64": 1 / 7, "int8": 1 / 127, "fp8-e4m3": 1 / 8, "nvfp4": 0.375}[
-        name
-    ]  # 1/3 between 4 and 6, and a scale with 3 bits
-    row_floor = values.abs().amax(-1).view(-1, 1, 1) * (2**-11 if name == "nvfp4" else 0)  # E4M3 scales end somewhere
+    # nvfp4: 1/3 between 4 and 6, and a scale with 3 bits; whole scales: 1.49 is 1, and the largest code ends there
+    steps = {"int4-g64": 1 / 7, "int4-g64-whole": 0.7, "int8": 1 / 127, "fp8-e4m3": 1 / 8, "nvfp4": 0.375}
+    step, smallest = steps[name], {"nvfp4": 2**-11, "int4-g64-whole": 1 / 16 / 7}.get(name, 0.0)
+    row_floor = values.abs().amax(-1).view(-1, 1, 1) * smallest  # scales for groups end somewhere
     assert (error <= groups.abs().amax(-1, keepdim=True) * step * 0.51 + row_floor + 1e-29).all()
 
 
