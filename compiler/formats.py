@@ -110,7 +110,8 @@ class NumberFormat:
         """Scales as float32 (..., K/group); where there is one for a row too, it is in the first four bytes."""
         if self.scale not in ("e4m3", "whole"):
             return stored.float()
-        row, groups = stored[..., :4].contiguous().view(torch.float32), stored[..., 4:].contiguous()
+        row, groups = (part.clone(memory_format=torch.contiguous_format) for part in (stored[..., :4], stored[..., 4:]))
+        row = row.view(torch.float32)
         return (groups.view(torch.float8_e4m3fn) if self.scale == "e4m3" else groups).float() * row
 
     def _grouped(self, values: Tensor) -> Tensor:
