@@ -1,4 +1,4 @@
-"""The command line: python -m aquatint compile | inspect | run | export | lint | bench | demo."""
+"""The command line: python -m aquatint compile | distill | inspect | run | export | lint | bench | demo."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import warnings
 
 COMMANDS = {
     "compile": "compress a checkpoint into an artifact",
+    "distill": "train a student that draws in few steps",
     "inspect": "show an artifact: its program, its sites, and why each was treated as it was",
     "run": "draw images with an artifact",
     "export": "write an artifact as ONNX, for an unmodified onnxruntime",

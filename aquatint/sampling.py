@@ -26,6 +26,13 @@ class SamplingPlan:
     seed: int = 0
     timesteps: tuple[int, ...] | None = None
 
+    @staticmethod
+    def of(config: Mapping[str, Any], steps: int | None = None, guidance: float = 1.0, seed: int = 0) -> SamplingPlan:
+        """As a student's scheduler configuration says, unless `steps` are given; 20 where nobody says."""
+        if steps is None and config.get("timesteps"):
+            return SamplingPlan(len(config["timesteps"]), guidance, seed, tuple(config["timesteps"]))
+        return SamplingPlan(steps or config.get("num_inference_steps", 20), guidance, seed)
+
 
 def scheduler_from(config: Mapping[str, Any]) -> Any:
     """The diffusers scheduler that wrote `config`; DDIM when it does not say."""

@@ -137,10 +137,7 @@ def judged(judge: Judge, model: Any) -> dict[str, Any]:
     """A student's figures, drawn by the scheduler that it carries."""
     if isinstance(model, str):
         return {"refused": model}
-    config = model.program.sampler
-    times = config.get("timesteps")
-    plan = SamplingPlan(config["num_inference_steps"], timesteps=None if times is None else tuple(times))
-    return judge.of(model, scheduler_from(config), plan)
+    return judge.of(model, scheduler_from(model.program.sampler), SamplingPlan.of(model.program.sampler))
 
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:

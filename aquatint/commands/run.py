@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("samples.png"), help="default: %(default)s")
     parser.add_argument("--target", default="cpu", help="cpu or reference (default: %(default)s)")
     parser.add_argument("--count", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, help="default: those that a student was trained for, or 20")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guidance", type=float, default=2.0, help="for class-conditional models (default: %(default)s)")
     parser.add_argument("--label", type=int, help="one class for all images; default: each in turn")
@@ -40,10 +40,11 @@ def run(options: argparse.Namespace) -> None:
     size = model.config.get("sample_size")
     height, width = (size, size) if isinstance(size, int) else size
     start = noise((model.config.get("in_channels"), height, width), options.count, options.seed)
-    plan = SamplingPlan(options.steps, options.guidance if labels is not None else 1.0, options.seed)
-    images = sample(model, scheduler_from(model.program.sampler or {}), start, plan, labels, classes, extra)
+    sampler = model.program.sampler or {}
+    plan = SamplingPlan.of(sampler, options.steps, options.guidance if labels is not None else 1.0, options.seed)
+    images = sample(model, scheduler_from(sampler), start, plan, labels, classes, extra)
     if options.output.suffix == ".safetensors":
         save_file({"images": images.contiguous()}, options.output)
     else:
         grid(images, columns=min(8, options.count)).save(options.output)
-    console.print(f"{options.output}: {options.count} images, {options.steps} steps, seed {options.seed}", markup=False)
+    console.print(f"{options.output}: {options.count} images, {plan.steps} steps, seed {options.seed}", markup=False)

@@ -1,0 +1,43 @@
+"""Train a student of a checkpoint that draws in few steps; what was trained is kept, and a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL_DIR")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the artifact folder to write, e.g. student.aq")
+    parser.add_argument("--steps", type=int, default=4, help="that the student draws in (default: %(default)s)")
+    parser.add_argument("--method", default="sfd", help="sfd, or schedule, which trains nothing (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=2e-4, help="of Adam, falling to zero (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, help="stop training after so long")
+    parser.add_argument("--checkpoints", type=Path, help="where they go (default: beside the output)")
+    parser.add_argument("--config", type=Path, help="config.json of a single safetensors file")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(options: argparse.Namespace) -> None:
+    from aquatint.checkpoint import CheckpointError, open_checkpoint
+    from aquatint.commands.terminal import console, progress_bar
+    from aquatint.compiler.training import Schooling
+    from aquatint.distillation import distill
+
+    checkpoint = open_checkpoint(options.model, options.config)
+    if checkpoint.scheduler is None:
+        raise CheckpointError(f"no scheduler lies beside {options.model}: its configuration says what the model predicts")
+    place = options.checkpoints or options.output.with_suffix(".training")
+    with progress_bar() as progress:
+
+        def watch(iteration: int, loss: float, left: float) -> None:
+            progress(f"{options.method}: loss {loss:.4f}, {left:.0f} s left", iteration, options.iterations)
+
+        student = distill(
+            checkpoint.model, checkpoint.scheduler, options.method, options.steps, batch=options.batch, folder=place,
+            schooling=Schooling(options.iterations, options.seconds, options.rate), seed=options.seed, watch=watch,
+        )  # fmt: skip
+    student.save(options.output)
+    console.print(f"{options.output}: {student.report['distillation']['comparison']}", markup=False)
