@@ -420,5 +420,5 @@ def test_what_has_no_kernel_keeps_its_meaning() -> None:
     assert target("plain").lower("aquatint::quantize", (Slot, Slot), {"format": "int8"}) is None
     assert target("plain").lower("aquatint::quantize", (Slot,), {"format": "nvfp4"}) is None
     assert target("plain").lower("aten::gelu.default", (Slot,), {}) is None
-    with pytest.raises(ValueError, match="known: cpu, reference"):
+    with pytest.raises(ValueError, match="known: cpu, cuda, reference"):
         target_named("tpu")
