@@ -35,6 +35,8 @@ class EditPlan:
     cache     what values are kept in: "int8", "int4-g64", or "float32", with which an edit of nothing changes no bit
     margin    places computed around an edit at every resolution
     norms     do the statistics of group norms follow what an edit changes? Else they stay those of the recording
+    reaching  is all computed that an edit reaches through convolutions? It grows from layer to layer, and is exact where
+              nothing sees the whole image; else the mask at every resolution, which is what editing wants
     memory    bytes that may be kept, or None for as many as it takes
     """
 
@@ -44,6 +46,7 @@ class EditPlan:
     cache: str = "int8"
     margin: int = 1
     norms: bool = True
+    reaching: bool = False
     memory: int | None = None
 
 
@@ -159,7 +162,7 @@ class EditSession:
         context = Context({}, Calibration((tuple(inputs),)))
         dropped: tuple[str, ...] = ()
         while True:
-            changed, _ = run_pass(program, Sparse(self.plan.cache, dropped, self.plan.norms), context)
+            changed, _ = run_pass(program, Sparse(self.plan.cache, dropped, self.plan.norms, self.plan.reaching), context)
             entries = changed.incremental
             assert entries is not None
             need = self._nbytes(entries)

@@ -34,6 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "distill"
 STEPS, PLAIN_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 16, 50)
 METHODS = ("schedule", "sfd", "progressive", "consistency", "lcm")
+NOTE = """`python -m benchmarks.distillation` on a CPU.
+Fréchet distance to real images / root mean square distance to the teacher's images in 50 steps from the same noise."""
 SEED = 10_000  # of the noise that all are judged on; training never sees it
 
 
@@ -215,11 +217,7 @@ def main() -> None:
         return
     results = {**(todays_record("distillation") or {"models": {}})["models"], **results}  # of the other model
     path = write_record("distillation", {"iterations": options.iterations, "batch": options.batch, "models": results})
-    head = (
-        f"# Fewer steps: results\n\n`python -m benchmarks.distillation`, {options.iterations} iterations of {options.batch} images for "
-        f"every student, on a CPU; {path.name}.\nFréchet distance to real images / root mean square distance to the teacher's images in "
-        f"50 steps from the same noise, over {options.images} images.\n\n"
-    )
+    head = f"# Fewer steps: results\n\n{options.iterations} iterations of {options.batch} images each; {path.name}. {NOTE}\n\n"
     (ROOT / "docs" / "distillation.md").write_text(head + tables(results))
 
 

@@ -13,7 +13,7 @@ from aquatint.compiler.entries import Kept, Work
 from aquatint.compiler.errors import PassError
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.layout import Layout
-from aquatint.compiler.regions import Edited, Index, Lookup, Phase, Places, Reach, Region, Rest, Seen, joined
+from aquatint.compiler.regions import Edited, Index, Lookup, Phase, Places, Reach, Region, Rest, Seen, Touched, joined, wider
 from aquatint.compiler.rowwise import NORM
 from aquatint.compiler.spatial import Spatial
 from aquatint.compiler.spatial_rules import EACH, MOVES, VIEWS, unpadded
@@ -38,6 +38,7 @@ class EditBuilder:
     format    in which values are kept, where their channels allow it
     dropped   values that are not kept: their neighbours are computed again, from what is kept before them
     norms     do the statistics of group norms follow what an edit changes?
+    reaching  is all computed that an edit reaches through convolutions? Else the mask at every resolution, and a margin
     """
 
     graph: fx.Graph
@@ -45,6 +46,7 @@ class EditBuilder:
     format: str | None
     dropped: frozenset[str]
     norms: bool
+    reaching: bool = False
     new: fx.Graph = field(default_factory=fx.Graph)
     kept: dict[tuple[fx.Node, str], Kept] = field(default_factory=dict)
     work: dict[tuple[fx.Node, Region], Work] = field(default_factory=dict)
@@ -54,6 +56,7 @@ class EditBuilder:
     _inputs: dict[Any, fx.Node] = field(default_factory=dict)
     _plain: set[fx.Node] = field(default_factory=set)
     _sources: dict[fx.Node, frozenset[str]] = field(default_factory=dict)
+    _homes: dict[fx.Node, Region] = field(default_factory=dict)
 
     def build(self) -> list[fx.Node]:
         """The nodes that are the program's results in the new graph; `updates` come behind them."""
@@ -63,6 +66,8 @@ class EditBuilder:
             if node.op == "placeholder":
                 self._whole[node] = self.new.placeholder(node.name)
             self._sources[node] = self._sources_of(node)
+            if node in self.known.layouts:
+                self._homes[node] = self._home_of(node)
         for node in self.graph.nodes:  # in order, so that none has far to reach back
             if node in self.known.layouts and self._is_anchor(node):
                 self.rows(node, self.home(node))
@@ -89,7 +94,20 @@ class EditBuilder:
 
     def home(self, node: fx.Node) -> Region:
         """Where a value is computed."""
-        return Edited(self.known.layouts[node].grid)
+        return self._homes[node]
+
+    def _home_of(self, node: fx.Node) -> Region:
+        grid, seeing = self.known.layouts[node].grid, self.known.seeing[node]
+        found: Region = Edited(grid)
+        if not self.reaching or seeing.kind == "whole":
+            return found
+        source, _ = unpadded(node.args[0]) if seeing.reach else (None, None)
+        for n in (n for n in (*node.all_input_nodes, source) if n in self._homes):
+            if seeing.reach and n is source:
+                found = wider(found, Touched(self._homes[n], seeing.reach))
+            elif self.known.layouts[n].grid == grid:
+                found = wider(found, self._homes[n])
+        return found
 
     def input(self, key: Any, name: str) -> fx.Node:
         """An input of the new graph that stands for an index, or for a tensor of what is kept."""
@@ -151,7 +169,7 @@ class EditBuilder:
             parts = sorted((n for n in norm.users if self._is_affine(n)), key=lambda n: n.args[1])  # type: ignore[arg-type,return-value]
             kept = [self._keep(part, "norm", self.known.shapes[part.name], None)[0] for part in parts]
             layout, home = self.known.layouts[image], self.home(image)
-            old, new = (self._in_rows(layout, rows) for rows in (self._before(image), self.rows(image, home)))
+            old, new = (self._in_rows(layout, rows) for rows in (self._before(image, home), self.rows(image, home)))
             options = {"groups": norm.args[1], "count": prod(layout.grid), "eps": norm.kwargs["eps"]}
             self._whole[norm] = self.call("aquatint::moved_affine", *kept, old, new, **options)
         return self.call("python::getitem", self._whole[norm], node.args[1])
@@ -161,12 +179,12 @@ class EditBuilder:
         joins = name_of(node.target) in ("aten::cat.default", "aten::concat.default")
         return list(node.args[0]) if joins else [node]  # type: ignore[arg-type]
 
-    def _before(self, node: fx.Node) -> fx.Node:
-        """What a value was at its home."""
+    def _before(self, node: fx.Node, region: Region) -> fx.Node:
+        """What a value was in the recorded run."""
         if (parts := self._parts(node)) != [node]:
-            return self.call("aten::cat.default", [self._before(n) for n in parts], *node.args[1:])
+            return self.call("aten::cat.default", [self._before(n, region) for n in parts], *node.args[1:])
         layout, kept = self.known.layouts[node], self._keep_rows(node)
-        places = self.index(Places(self.home(node), layout.grid, *layout.ends))
+        places = self.index(Places(region, layout.grid, *layout.ends))
         rows = self.call("aquatint::recall", *kept, places, format=self.kept[node, "rows"].format)
         return self._from_rows(node, rows, [-1, *[1] * (len(layout.axes) - 1)])
 

@@ -18,10 +18,11 @@ from aquatint.runtime.ops import operator_named
 
 
 def incremental(
-    graph: fx.Graph, known: Spatial, format: str | None = None, dropped: frozenset[str] = frozenset(), norms: bool = True
-) -> Incremental:
+    graph: fx.Graph, known: Spatial, format: str | None = None, dropped: frozenset[str] = frozenset(), norms: bool = True,
+    reaching: bool = False,
+) -> Incremental:  # fmt: skip
     """Both entries, from a graph with rowwise products and group norms as gain and offset (see compiler/rowwise.py)."""
-    builder = EditBuilder(graph, known, format, dropped, norms)
+    builder = EditBuilder(graph, known, format, dropped, norms, reaching)
     results = builder.build()
     kept = {key: k for key, k in builder.kept.items() if builder._inputs[(*key, "codes")].users}
     updates: list[fx.Node] = []

@@ -43,6 +43,13 @@ class Reach:
             source, target, ones, ones, (0,) * len(source), ones, tuple(t // s for s, t in zip(source, target, strict=True))
         )
 
+    @property
+    def sees_itself(self) -> bool:
+        """Does every output see the place that it stands at?"""
+        axes = zip(self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        centred = all(s == 1 and p % d == 0 and p // d < k for k, s, p, d in axes)
+        return self.source == self.target and centred
+
     @cached_property
     def table(self) -> Tensor:
         """(outputs, taps): the place that each sees, -1 outside."""
@@ -113,6 +120,21 @@ def joined(first: Region, second: Region) -> Region:
     if first == second or isinstance(first, Everywhere):
         return first
     return Joined(first, second)
+
+
+def wider(first: Region, second: Region) -> Region:
+    """Both; one of them where it is plain that it holds the other."""
+    if _holds(second, first):
+        return second
+    return first if _holds(first, second) else Joined(first, second)
+
+
+def _holds(outer: Region, inner: Region) -> bool:
+    if outer == inner or isinstance(outer, Everywhere):
+        return True
+    if isinstance(outer, Touched):
+        return outer.reach.sees_itself and _holds(outer.of, inner)
+    return isinstance(outer, Joined) and (_holds(outer.first, inner) or _holds(outer.second, inner))
 
 
 @dataclass(frozen=True)

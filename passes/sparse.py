@@ -31,12 +31,14 @@ class Sparse:
     3. Attention asks at the edited places, and sees all keys and values.
     4. What the image does not reach (time, text, their keys and values) is kept.
     `cache` is the format that values are kept in: "int8", "int4-g64", or "float32"; those that are `dropped` are not kept, and
-    their places around an edit are computed again.
+    their places around an edit are computed again. With `reaching` all is computed that an edit can reach through
+    convolutions; else the mask at every resolution.
     """
 
     cache: str = "int8"
     dropped: tuple[str, ...] = ()
     norms: bool = True
+    reaching: bool = False
     name: ClassVar[str] = "sparse"
     exact: ClassVar[bool] = True
 
@@ -49,6 +51,6 @@ class Sparse:
         graph = prepared(program.graph, spatial(program, inputs))
         known = spatial(replace(program, graph=graph), inputs)
         kept_in = None if self.cache == "float32" else self.cache
-        program.incremental = incremental(graph, known, kept_in, frozenset(self.dropped), self.norms)
+        program.incremental = incremental(graph, known, kept_in, frozenset(self.dropped), self.norms, self.reaching)
         found = program.incremental
         return Report(self.name, {"": {"kept": len(found.kept), "indices": len(found.indices), "whole": list(found.whole)}})

@@ -41,6 +41,43 @@ def test_an_edit_of_nothing_is_what_was_recorded(name: str) -> None:
         assert torch.equal(new, old)
 
 
+class Convolutions(torch.nn.Module):
+    """Down, up, and a way around: nothing in it sees the whole image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Conv2d(3, 64, 3, padding=1), torch.nn.Conv2d(64, 3, 3, padding=1)
+        self.down, self.up = torch.nn.Conv2d(64, 64, 3, 2, 1), torch.nn.Conv2d(64, 64, 3, padding=1)
+        self.inner = torch.nn.Conv2d(64, 64, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        around = self.first(x)
+        low = torch.relu(self.down(around))
+        low = low + self.inner(torch.nn.functional.silu(low))
+        high = torch.nn.functional.interpolate(low, scale_factor=2.0, mode="nearest")
+        return self.last(torch.nn.functional.silu(self.up(high) + around))
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("reaching", [False, True])
+def test_an_edit_that_grows_with_the_layers_is_exact(reaching: bool) -> None:
+    torch.manual_seed(0)
+    model, image = Convolutions().eval(), torch.randn(1, 3, 32, 32)
+    edited = image.clone()
+    edited[:, :, 9:12, 20:23] += 1
+    program = capture(model, Example((image,), {}), "convolutions")
+    changed, _ = run_pass(program, Sparse("float32", reaching=reaching), Context({}, Calibration(((image,),))))
+    entries, lower = changed.incremental, target_named("cpu").lower
+    assert entries is not None
+    mask = (edited != image).any(1)[0]
+    with torch.no_grad():
+        recorded = Execution(entries.record, changed.weights, lower)(image)
+        indices = map(Regions(mask, 0).index, entries.indices)
+        result = Execution(entries.edit, changed.weights, lower)(edited, *indices, *recorded[1:])[0]
+        far = (result - model(edited)).abs().max()
+    assert far < 1e-5 if reaching else far > 1e-2
+
+
 @pytest.fixture(scope="module")
 def small() -> CompressedModule:
     model, _ = build("unet2d")

@@ -27,6 +27,14 @@ def test_edit_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "of the multiply-adds" in capsys.readouterr().out
 
 
+def test_inpaint_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "inpaint.png"
+    monkeypatch.setattr(sys, "argv", ["inpaint", "--steps", "6", "-o", str(picture)])
+    runpy.run_path(str(EXAMPLES / "inpaint_an_image.py"), run_name="__main__")
+    assert picture.is_file()
+    assert "is drawn again" in capsys.readouterr().out
+
+
 def test_training_resumes_as_the_very_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four steps at once, and two and two, give the same weights."""
     pixels = torch.randint(0, 256, (64, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
