@@ -1,7 +1,7 @@
 """Step distillation of both shipped models: quality against steps for every method, in float32 and quantized.
 
     python -m benchmarks.distillation --models dit --methods sfd --steps 4   # trains what is missing, from where it stopped
-    python -m benchmarks.distillation --quantized --page                     # docs/distillation.md and a dated JSON
+    python -m benchmarks.distillation --quantized W4A8,W4A4 --page           # docs/distillation.md and a dated JSON
 
 What was trained stays in build/distill, a folder a run, and is read from there. Every student gets the same number of
 iterations and the same batch. `apart` is the root mean square distance to the teacher's own images in 50 steps from the same
@@ -119,27 +119,32 @@ def quantized(name: str, model: Any, sampler: Any, recipe: str, steps: int) -> A
 
 
 class Judge:
-    """Distances of images to the teacher's, and Fréchet distances to real ones."""
+    """Distances of images to the teacher's, and Fréchet distances to real ones; what was judged once is read from disk."""
 
     def __init__(self, name: str, teacher: Checkpoint, images: int) -> None:
         self.name, self.images = name, images
         self.space = FeatureSpace.load(MODELS / "fashion-classifier" / "classifier.safetensors")
         self.far = drawn(name, teacher.model, even(teacher.scheduler), SamplingPlan(50), images)
 
-    def of(self, model: Any, sampler: Any, plan: SamplingPlan) -> dict[str, float]:
-        seen = drawn(self.name, model, sampler, plan, self.images)
-        return {"Fréchet": self.space.distance(seen), "apart": float((seen - self.far).square().mean().sqrt())}
+    def of(self, model: Any, sampler: Any, plan: SamplingPlan, label: str) -> dict[str, float]:
+        file = FOLDER / self.name / "judged" / f"{label}, {plan.steps} of {self.images}.json"
+        if not file.is_file():
+            seen = drawn(self.name, model, sampler, plan, self.images)
+            found = {"Fréchet": self.space.distance(seen), "apart": float((seen - self.far).square().mean().sqrt())}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(found))
+        return json.loads(file.read_text())
 
 
 def even(scheduler: Any, kind: str = "DDIMScheduler", **changed: Any) -> Any:
     return scheduler_from({**scheduler.config, "_class_name": kind, "clip_sample": False, **changed})
 
 
-def judged(judge: Judge, model: Any) -> dict[str, Any]:
+def judged(judge: Judge, model: Any, label: str) -> dict[str, Any]:
     """A student's figures, drawn by the scheduler that it carries."""
     if isinstance(model, str):
         return {"refused": model}
-    return judge.of(model, scheduler_from(model.program.sampler), SamplingPlan.of(model.program.sampler))
+    return judge.of(model, scheduler_from(model.program.sampler), SamplingPlan.of(model.program.sampler), label)
 
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -152,9 +157,8 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         for label, sampler in plain.items()
     }
     for method in options.methods.split(","):
-        found[method] = {
-            str(n): judged(judge, student(name, teacher, method, n, options)) for n in map(int, options.steps.split(","))
-        }
+        made = {n: student(name, teacher, method, int(n), options) for n in options.steps.split(",")}
+        found[method] = {n: judged(judge, model, f"{method} {options.iterations}") for n, model in made.items()}
     if options.quantized:
         found["quantized"] = quantized_rows(name, teacher, judge, options)
     return found
@@ -164,19 +168,16 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
     """At four steps: the teacher quantized, a student quantized, and a branch distilled on top of 4 bits."""
     rows: dict[str, Any] = {}
     learned = student(name, teacher, "sfd", 4, options)
-    for label, recipe in (("W4A8", "svdq-w4a8-r32"), ("W4A4", "svdq-w4a4-r32")):
-        sampler = even(teacher.scheduler)
+    for label in options.quantized.split(","):
+        sampler, recipe, plan = even(teacher.scheduler), f"svdq-{label.lower()}-r32", SamplingPlan(4)
         small = quantized(name, teacher.model, sampler, recipe, 4)
-        rows[f"{label}, quantized alone"] = judge.of(small, even(teacher.scheduler), SamplingPlan(4))
-        rows[f"{label}, quantize, then distil the branch"] = judged(
-            judge, branch_student(name, teacher, small, label, 4, options)
-        )
+        rows[f"{label}, quantized alone"] = judge.of(small, even(teacher.scheduler), plan, f"{label} alone")
         if not isinstance(learned, str):
             both = quantized(name, learned, sampler, recipe, 4)
-            rows[f"{label}, distil, then quantize"] = judge.of(both, scheduler_from(learned.program.sampler), SamplingPlan(4))
-            rows[f"{label}, then the branch too"] = judged(
-                judge, branch_student(name, teacher, both, f"{label}-after", 4, options)
-            )
+            after = f"{label} after sfd {options.iterations}"
+            rows[f"{label}, distil, then quantize"] = judge.of(both, scheduler_from(learned.program.sampler), plan, after)
+        branch = branch_student(name, teacher, small, label, 4, options)
+        rows[f"{label}, quantize, then distil the branch"] = judged(judge, branch, f"{label} branch {options.iterations}")
     return rows
 
 
@@ -208,7 +209,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--branch-rate", type=float, default=1e-3)
     parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--quantized", action="store_true", help="the quantized students too")
+    parser.add_argument("--quantized", default="", help="W4A8, W4A4 or both, by commas: quantized students too")
     parser.add_argument("--page", action="store_true", help="write docs/distillation.md and a dated JSON")
     options = parser.parse_args()
     results = {name: measured(name, options) for name in options.models.split(",")}
