@@ -12,6 +12,7 @@ needed.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -153,7 +154,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     judge = Judge(name, teacher, options.images)
     plain = {"DDIM": even(teacher.scheduler), "DPM-Solver++ (2M)": even(teacher.scheduler, "DPMSolverMultistepScheduler")}
     found: dict[str, Any] = {
-        label: {str(n): judge.of(teacher.model, sampler, SamplingPlan(n)) for n in PLAIN_STEPS}
+        label: {str(n): judge.of(teacher.model, sampler, SamplingPlan(n), label) for n in PLAIN_STEPS}
         for label, sampler in plain.items()
     }
     for method in options.methods.split(","):
