@@ -102,20 +102,23 @@ def test_group_affine(kernels, seed, batch, size, channels, weighted, mean) -> N
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("format", ["int8", "int4-g64"])
+@pytest.mark.parametrize("stored", ["int4-g64", "int4-g64-whole"])
 @settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 999), st.integers(1, 30), st.integers(1, 100), st.integers(1, 4),
     st.sampled_from([0, 8, 32]), st.booleans(), st.sampled_from([None, "gelu", "gelu_tanh", "silu"]),
 )  # fmt: skip
-def test_gemm(kernels: str, format: str, seed: int, m: int, n: int, groups: int, rank: int, biased: bool, activation) -> None:
+def test_gemm(
+    kernels: str, stored: str, format: str, seed: int, m: int, n: int, groups: int, rank: int, biased: bool, activation
+) -> None:  # fmt: skip
     k = 64 * groups
     random = torch.Generator().manual_seed(seed)
-    weight = FORMATS["int4-g64"].encode(torch.randn(n, k, generator=random))
+    weight = FORMATS[stored].encode(torch.randn(n, k, generator=random))
     codes = FORMATS[format].encode(rows(seed, m, k))
     bias = torch.randn(n, generator=random) if biased else None
     h = torch.randn(m, rank, generator=random) if rank else None
     up = torch.randn(n, rank, generator=random) if rank else None
-    options = {"formats": [format, "int4-g64"], "dtype": torch.float32, "activation": activation}
+    options = {"formats": [format, stored], "dtype": torch.float32, "activation": activation}
     kernel = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight, bias, Slot if rank else None, up), options)
     assert kernel is not None
     y = kernel(*codes, h) if rank else kernel(*codes)
