@@ -35,6 +35,7 @@ def measured(case: Case) -> dict[str, Any]:
     context = Context({}, Calibration((tuple(inputs),)))
     program, _ = run_pass(program, Canonicalize(), context)
     found: dict[str, Any] = {}
+    rows: list[torch.Tensor] = []
     for cache in CACHES:
         changed, _ = run_pass(program, Sparse(cache), context)
         entries = changed.incremental
