@@ -320,7 +320,7 @@ def test_attention(kernels, seed, batch, heads, queries, keys, width, scale, bet
     assert kernel is not None
     assert kernel.fits(q, k, v)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
-    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=1e-3 * v.abs().max().item())
+    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=2e-3 * v.abs().max().item())
     q[0, 0, 0, 0] = torch.nan
     y = kernel(q, k, v)
     assert y[0, 0, 0].isnan().all()
