@@ -83,6 +83,8 @@ def distill(
     chosen: Any = METHODS[method]() if isinstance(method, str) and method in METHODS else method
     if isinstance(chosen, str):
         raise DistillError(f"no method {chosen!r}; known: {', '.join(METHODS)}")
+    if not 1 <= steps <= TEACHER_STEPS:
+        raise DistillError(f"a student of {steps} steps: between 1 and the {TEACHER_STEPS} that its teacher is judged in")
     if chosen.needs_data and data is None:
         raise DistillError(f"{chosen.name} learns from images: give data=; without any there is sfd")
     if train == "branch" and teacher is None:
@@ -106,7 +108,7 @@ def distill(
             )
             classroom = classroom.promoted()
     found = classroom.compared(stages[-1])
-    if not found.student < found.teacher:
+    if not found.student <= found.teacher:
         raise DistillError(
             f"refused: the student is worse than the teacher's plain sampler at the same number of steps ({found})"
         )
@@ -229,8 +231,12 @@ def _stages(method: Any, classroom: Classroom, steps: int) -> list[tuple[int, ..
 def _sampler(scheduler: Any, method: Any, stamps: Sequence[int], process: Process) -> dict[str, Any]:
     """What a pipeline draws with the student: a scheduler of diffusers, how many steps of it, its times if they are uneven."""
     config = {k: v for k, v in dict(scheduler.config).items() if not k.startswith("_")}
-    name = type(scheduler).__name__ if "FlowMatch" in type(scheduler).__name__ else method.sampler
-    changed = {"_class_name": name, "clip_sample": False, "timestep_spacing": "trailing", "num_inference_steps": len(stamps)}
+    changed = {
+        "_class_name": method.sampler,
+        "clip_sample": False,
+        "timestep_spacing": "trailing",
+        "num_inference_steps": len(stamps),
+    }
     if list(stamps) == process.stamps(len(stamps)):
         return {**config, **changed}
     first_order = {

@@ -1,8 +1,7 @@
 """What a diffusion model's numbers mean: every parameterisation as one, so that a loss is written once.
 
 A state at time t is x_t = alpha_t x + sigma_t e, of an image x and noise e. A model says one of x, e, or a mixture of both;
-`Process.split` gives both. Variance preserving and flow matching (alpha = 1 - sigma) alike; Salimans & Ho 2022
-(arXiv 2202.00512), appendix D.
+`Process.split` gives both. Salimans & Ho 2022 (arXiv 2202.00512), appendix D.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from aquatint.compiler.errors import DistillError
 
 CLEAN = -1  # the time behind the last step, where nothing is noise
-PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SMALLEST = 1e-4  # of an alpha or sigma that is divided by
 
 
@@ -37,12 +36,10 @@ class Process:
     def of(scheduler: Any) -> Process:
         """Of a diffusers scheduler; DistillError for one whose times are not known."""
         config: Mapping[str, Any] = scheduler.config
-        if "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas"):
-            times = int(config.get("num_train_timesteps", 1000))
-            sigmas = torch.arange(1, times + 1).double() / times
-            return Process((1 - sigmas).float(), sigmas.float(), "flow_prediction")
-        if not hasattr(scheduler, "alphas_cumprod"):
-            raise DistillError(f"{type(scheduler).__name__} has no alphas_cumprod and is no flow-matching scheduler")
+        if not hasattr(scheduler, "alphas_cumprod") or config.get("use_flow_sigmas"):
+            raise DistillError(
+                f"{type(scheduler).__name__} has no alphas_cumprod: models of flow matching can't be distilled yet"
+            )
         squared = scheduler.alphas_cumprod.double()
         return Process(squared.sqrt().float(), (1 - squared).sqrt().float(), config.get("prediction_type", "epsilon"))
 
@@ -71,9 +68,7 @@ class Process:
             return (state - sigma * said) / alpha.clamp(min=SMALLEST), said
         if self.prediction == "sample":
             return said, (state - alpha * said) / sigma.clamp(min=SMALLEST)
-        if self.prediction == "v_prediction":
-            return alpha * state - sigma * said, sigma * state + alpha * said
-        return state - sigma * said, state + alpha * said
+        return alpha * state - sigma * said, sigma * state + alpha * said
 
     def moved(self, state: Tensor, said: Tensor, time: Tensor | int, to: Tensor | int) -> Tensor:
         """The state at `to`, one step of DDIM from `state` at `time`."""

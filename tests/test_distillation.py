@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 import aquatint
@@ -182,6 +182,10 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     plan = scheduler()
     with pytest.raises(DistillError, match="known: sfd"):
         aquatint.distill(Exact(plan), plan, "magic", calibrate=called)
+    with pytest.raises(DistillError, match="a student of 0 steps"):
+        aquatint.distill(Exact(plan), plan, steps=0, calibrate=called)
+    with pytest.raises(DistillError, match="flow matching can't be distilled yet"):
+        aquatint.distill(Exact(plan), FlowMatchEulerDiscreteScheduler(), calibrate=called)
     with pytest.raises(DistillError, match="give data="):
         aquatint.distill(Exact(plan), plan, "progressive", calibrate=called)
     with pytest.raises(DistillError, match="give teacher="):
