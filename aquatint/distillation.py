@@ -94,7 +94,7 @@ def distill(
     frozen = Trainable(above).requires_grad_(False)
     asked = conditions or default_conditions(program)
     process, student = Process.of(scheduler), Trainable(program, train)
-    classroom = Classroom(process, frozen, student, frozen, program.interface.inputs[0].example[1:], asked, batch, seed, {})
+    classroom = Classroom(process, frozen, student, frozen, program.interface.inputs[0].example[1:], asked, batch, seed)
     classroom.check()
     stages = _stages(chosen, classroom, steps)
     state = student.state()
@@ -131,44 +131,35 @@ class Classroom:
     conditions: Conditions
     batch: int
     seed: int
-    given: dict[str, Tensor]  # the conditions of the batch at hand
 
     def check(self) -> None:
         """Does the scheduler say of the model what it does? DistillError if not."""
-        noise = self.noise(4, -1)
+        noise, given = self.noise(4, -1)
         with torch.no_grad():
-            check_prediction(self.process, noise, self.teaches(noise, torch.full((4,), self.process.times - 1)))
+            said = self.says(self.teacher, given)(noise, torch.full((4,), self.process.times - 1))
+        check_prediction(self.process, noise, said)
 
-    def noise(self, count: int, iteration: int) -> Tensor:
+    def noise(self, count: int, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Noise of an iteration, and the conditions that go with it."""
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration + 1)
-        self.given.clear()
-        self.given.update(self.conditions(count, random))
-        return torch.randn(count, *self.shape, generator=random)
+        given = self.conditions(count, random)
+        return torch.randn(count, *self.shape, generator=random), given
 
-    def teaches(self, state: Tensor, time: Tensor) -> Tensor:
-        return self._said(self.teacher, state, time)
-
-    def learns(self, state: Tensor, time: Tensor) -> Tensor:
-        return self._said(self.student, state, time)
-
-    def knew(self, state: Tensor, time: Tensor) -> Tensor:
-        return self._said(self.original, state, time)
-
-    def _said(self, who: Trainable, state: Tensor, time: Tensor) -> Tensor:
+    def says(self, who: Trainable, given: dict[str, Tensor]) -> Says:
+        """What one of them predicts under conditions."""
         name = who.program.interface.inputs[0].path
-        return who(**{name: state, "timestep": time}, **self.given)[:, : state.shape[1]]
+        return lambda state, time: who(**{name: state, "timestep": time}, **given)[:, : state.shape[1]]
 
     def taught(
         self, method: Method, stamps: Sequence[int], data: Tensor | None, school: School, watch: Watch
     ) -> dict[str, Tensor]:
         """The student's weights after all iterations; every draw of one is seeded by its number."""
-        lesson = Lesson(self.process, self.teaches, self.learns, tuple(stamps))
 
         def losses(iteration: int, done: float) -> Iterator[Tensor]:
-            noise = self.noise(self.batch, iteration)
+            noise, given = self.noise(self.batch, iteration)
             random = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration + 500_000)
             clean = None if data is None else data[torch.randint(len(data), (self.batch,), generator=random)].float()
+            lesson = Lesson(self.process, self.says(self.teacher, given), self.says(self.student, given), tuple(stamps))
             return method.losses(lesson, Batch(noise, clean, random, done))
 
         state = school.run(losses, watch)
@@ -182,20 +173,22 @@ class Classroom:
 
     def compared(self, stamps: Sequence[int]) -> Comparison:
         """Student and plain teacher beside the teacher in many steps, on noise that neither has seen."""
-        noise = self.noise(CHECKED, -2)
+        noise, given = self.noise(CHECKED, -2)
+        student, original = self.says(self.student, given), self.says(self.original, given)
 
         def drawn(says: Says, through: Sequence[int]) -> Tensor:
             with torch.no_grad():
                 return ddim(self.process, says, noise, through)
 
-        far, plain = drawn(self.knew, self.process.stamps(TEACHER_STEPS)), self.process.stamps(len(stamps))
-        pairs = ((self.learns, stamps), (self.knew, plain))
+        far, plain = drawn(original, self.process.stamps(TEACHER_STEPS)), self.process.stamps(len(stamps))
+        pairs = ((student, stamps), (original, plain))
         apart = [(drawn(says, through) - far).square().mean().sqrt().item() for says, through in pairs]
         return Comparison(len(stamps), *apart)
 
     def best_times(self, steps: int) -> tuple[int, ...]:
         """Of the teacher's own path."""
-        return optimal_stamps(self.process, self.teaches, self.noise(CHECKED, -3), steps)
+        noise, given = self.noise(CHECKED, -3)
+        return optimal_stamps(self.process, self.says(self.teacher, given), noise, steps)
 
 
 def program_of(model: nn.Module, calibrate: Callable[[Any], object] | None, scheduler: Any, seed: int) -> Program:

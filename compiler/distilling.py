@@ -59,6 +59,13 @@ class Method(Protocol):
     def losses(self, lesson: Lesson, batch: Batch) -> Iterator[Tensor]: ...
 
 
+def seen(process: Process, says: Says, state: Tensor, time: Tensor) -> Tensor:
+    """The image that is seen in each state (N, ...) at its time; behind the last step the state is the image."""
+    here = time.clamp(min=0)
+    clean, _ = process.split(state, says(state, here), here)
+    return torch.where((time == CLEAN).view(-1, *[1] * (state.dim() - 1)), state, clean)
+
+
 def ddim(process: Process, says: Says, state: Tensor, stamps: Sequence[int]) -> Tensor:
     """The images that steps of DDIM through `stamps` lead to from `state`."""
     for now, to in pairwise((*stamps, CLEAN)):

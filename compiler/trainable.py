@@ -82,7 +82,7 @@ class _StraightQuantize:
         return True
 
     def __call__(self, *values: Tensor) -> tuple[Tensor | None, ...]:
-        x, smooth, down, gain, offset = _filled(self.given, values)
+        x, smooth, down, gain, offset = ops.filled(self.given, values)
         exact = ops.smoothed(x, smooth, gain, offset, **self.options)
         rounded = exact + (self.format.roundtrip(exact.detach()) - exact.detach())
         return (rounded, None) if down is None else (rounded, None, F.linear(exact, down.float()))
@@ -104,7 +104,7 @@ class _StraightProduct:
         return True
 
     def __call__(self, *values: Any) -> Tensor:
-        x, _, bias, h, up, gate, residual = _filled(self.given, values)
+        x, _, bias, h, up, gate, residual = ops.filled(self.given, values)
         return self.meaning(x, self.weight, bias, h, up, gate=gate, residual=residual, **self.options)
 
 
@@ -114,9 +114,3 @@ def straight_through(operator: str, args: tuple[Any, ...], kwargs: dict[str, Any
         return _StraightQuantize(*args, **kwargs)
     meaning = {"aquatint::gemm": ops.multiplied, "aquatint::conv2d": ops.convolved}.get(operator)
     return _StraightProduct(meaning, *args, **kwargs) if meaning else None
-
-
-def _filled(values: tuple[Any, ...], varying: tuple[Any, ...]) -> list[Any]:
-    """`values` with each Slot replaced by the next of what varies."""
-    given = iter(varying)
-    return [next(given) if value is ops.Slot else value for value in values]

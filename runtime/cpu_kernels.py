@@ -59,7 +59,7 @@ class QuantizeKernel(BoundKernel):
 
     def fits(self, x: Tensor, *varying: Tensor) -> bool:
         shape = _last(x.shape, self.axis)
-        return shape[-1] % GROUP == 0 and all(can_spread(v, shape) for v in _filled(self.affine, varying))
+        return shape[-1] % GROUP == 0 and all(can_spread(v, shape) for v in ops.filled(self.affine, varying))
 
     def results(self, x: Tensor, *varying: Tensor) -> tuple[Tensor, ...]:
         *outer, k = _last(x.shape, self.axis)
@@ -69,7 +69,7 @@ class QuantizeKernel(BoundKernel):
         return (codes, scales, torch.empty(*outer, self.rank)) if self.rank else (codes, scales)
 
     def bind(self, results: tuple[Tensor, ...], x: Tensor, *varying: Tensor) -> Run:
-        vectors, shape = _filled(self.affine, varying), _last(x.shape, self.axis)
+        vectors, shape = ops.filled(self.affine, varying), _last(x.shape, self.axis)
         codes, scales, *h = results
         rows, before = staged(x.movedim(self.axis, -1))
         numbers, after = (scales, []) if scales.dtype == torch.float32 else collected(scales)
@@ -142,7 +142,7 @@ class _Product:
             return lambda: None
         call = ProductCall.from_buffer_copy(self.call)
         call.m, call.scale_groups = y.numel() // self.n, 0 if scales is None else scales.shape[-1]
-        vectors = _filled(self.epilogue, varying)
+        vectors = ops.filled(self.epilogue, varying)
         before: list[Run] = []
         held: list[Any] = [window, table]
         for name, tensor in (("x", x), ("scales", scales), ("h", h)):
@@ -262,12 +262,6 @@ def _finish(y: Tensor, gate: Tensor | None, residual: Tensor | None) -> None:
         y.mul_(gate.float())
     if residual is not None:
         y.add_(residual.float())
-
-
-def _filled(values: Sequence[Any], varying: Sequence[Tensor]) -> list[Any]:
-    """`values` with each Slot replaced by the next of what varies."""
-    given = iter(varying)
-    return [next(given) if value is ops.Slot else value for value in values]
 
 
 def _last(shape: Sequence[int], axis: int) -> list[int]:

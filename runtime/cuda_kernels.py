@@ -59,7 +59,7 @@ class QuantizeKernel:
 
     def fits(self, x: Tensor, *varying: Tensor) -> bool:
         rows = x.movedim(self.axis, -1)
-        vectors = filled(self.affine, varying)
+        vectors = ops.filled(self.affine, varying)
         possible = x.dtype == NUMBERS and rows.shape[-1] % 16 == 0 and can_quantize(rows.shape[-1], self.rank)
         return possible and all(can_spread(v, rows.shape) for v in vectors)
 
@@ -70,7 +70,7 @@ class QuantizeKernel:
         codes = torch.empty(*outer, k, dtype=torch.int8, device=x.device)
         scales = torch.empty(*outer, 1, device=x.device)
         h = torch.empty(*outer, self.rank, device=x.device) if self.rank else None
-        gain, offset = (spread(v, rows.shape) for v in filled(self.affine, varying))
+        gain, offset = (spread(v, rows.shape) for v in ops.filled(self.affine, varying))
         plan = quantize_plan(m, k, self.rank, self.engine.multiprocessors)
         call = QuantizeCall.from_buffer_copy(self.call)
         call.x, call.gain, call.offset = at(rows), gain[0], offset[0]
@@ -108,14 +108,14 @@ class GemmKernel:
 
     def fits(self, codes: Tensor, *values: Tensor) -> bool:
         shape = (*codes.shape[:-1], self.n)
-        return all(can_spread(v, shape) for v in filled(self.epilogue, values[1 + self.branch :]))
+        return all(can_spread(v, shape) for v in ops.filled(self.epilogue, values[1 + self.branch :]))
 
     def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
         *outer, k = codes.shape
         m = codes.numel() // k
         y = torch.empty(*outer, self.n, dtype=self.dtype, device=codes.device)
         h = varying[0] if self.branch else None
-        gate, residual = (spread(v, y.shape) for v in filled(self.epilogue, varying[self.branch :]))
+        gate, residual = (spread(v, y.shape) for v in ops.filled(self.epilogue, varying[self.branch :]))
         plan = product_plan(m, self.n, k, self.bits, self.rank, self.engine.multiprocessors, self.engine.tokens)
         call = ProductCall.from_buffer_copy(self.call)
         call.x_scales, call.h, call.y, call.m = at(scales), at(h), at(y), m
@@ -124,12 +124,6 @@ class GemmKernel:
         x = self.engine.driver.tensor_map(codes.data_ptr(), m, k, plan.box)
         self.engine.modules[f"product_w{self.bits}"].launch(plan.launch, [x, call], self.engine.stream)
         return y
-
-
-def filled(values: Sequence[Any], varying: Sequence[Tensor]) -> list[Any]:
-    """`values` with each Slot replaced by the next of what varies."""
-    given = iter(varying)
-    return [next(given) if value is ops.Slot else value for value in values]
 
 
 def spread(vectors: Tensor | None, shape: Sequence[int]) -> tuple[Spread, Tensor | None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,12 @@ DOMAIN, ATTENTION = "aquatint", "attention"
 
 class Slot:
     """In the arguments of a call that is being lowered: a value that is known only at run time."""
+
+
+def filled(values: Sequence[Any], varying: Sequence[Any]) -> list[Any]:
+    """`values` with each Slot replaced by the next of what varies."""
+    given = iter(varying)
+    return [next(given) if value is Slot else value for value in values]
 
 
 @dataclass(frozen=True)

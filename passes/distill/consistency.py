@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aquatint.compiler.distilling import Batch, Lesson
+from aquatint.compiler.distilling import Batch, Lesson, seen
 from aquatint.compiler.process import CLEAN, Process
 
 
@@ -37,11 +37,8 @@ class Consistency:
         with torch.no_grad():
             earlier = self._earlier(time, process, batch.done)
             near = process.noised(batch.clean, batch.noise, earlier)
-            told = lesson.student(near, earlier.clamp(min=0))
-            seen, _ = process.split(near, told, earlier.clamp(min=0))
-            target = torch.where((earlier == CLEAN).view(-1, *[1] * (near.dim() - 1)), batch.clean, seen)
-        state = process.noised(batch.clean, batch.noise, time)
-        clean, _ = process.split(state, lesson.student(state, time), time)
+            target = seen(process, lesson.student, near, earlier)
+        clean = seen(process, lesson.student, process.noised(batch.clean, batch.noise, time), time)
         distance = (clean - target).flatten(1).square().sum(1).clamp(min=1e-12).sqrt()
         apart = _level(process)[time] - torch.where(earlier == CLEAN, 0.0, _level(process)[earlier.clamp(min=0)])
         yield (distance / apart.clamp(min=1e-3)).mean() / clean[0].numel() ** 0.5

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aquatint.compiler.distilling import Batch, Lesson
+from aquatint.compiler.distilling import Batch, Lesson, seen
 from aquatint.compiler.process import CLEAN
 
 
@@ -38,7 +38,6 @@ class LatentConsistency:
         state = process.noised(batch.clean, batch.noise, time)
         with torch.no_grad():
             near = process.moved(state, lesson.teacher(state, time), time, further)
-            seen, _ = process.split(near, lesson.student(near, further.clamp(min=0)), further.clamp(min=0))
-            target = torch.where((further == CLEAN).view(-1, *[1] * (near.dim() - 1)), near, seen)
-        clean, _ = process.split(state, lesson.student(state, time), time)
+            target = seen(process, lesson.student, near, further)
+        clean = seen(process, lesson.student, state, time)
         yield ((clean - target).square() + self.huber**2).sqrt().mean() - self.huber

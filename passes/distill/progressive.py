@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aquatint.compiler.distilling import Batch, Lesson
+from aquatint.compiler.distilling import Batch, Lesson, seen
 from aquatint.compiler.process import CLEAN
 
 
@@ -37,7 +37,7 @@ class Progressive:
             half = process.moved(state, lesson.teacher(state, now), now, between)
             reached = process.moved(half, lesson.teacher(half, between), between, to)
             target = _image_that_leads_to(reached, state, lesson, now, to)
-        clean, _ = process.split(state, lesson.student(state, now), now)
+        clean = seen(process, lesson.student, state, now)
         alpha, sigma = process.at(now, state)
         weight = (alpha / sigma).square().clamp(min=1.0)
         yield (weight * (clean - target).square()).mean()
