@@ -66,35 +66,40 @@ def teachers_images(name: str, teacher: Checkpoint, count: int = 2048) -> Tensor
 
 
 def student(name: str, teacher: Checkpoint, method: str, steps: int, options: argparse.Namespace) -> Any:
-    """A trained student, from disk if it was trained before; or the sentence that it was refused with."""
-    place = FOLDER / name / f"{method}-{steps}-{options.iterations}"
-    if not (place / "student.aq").is_dir():
-        began = time.monotonic()
-        data = None if method in ("sfd", "schedule") else teachers_images(name, teacher)
-        schooling = Schooling(options.iterations, rate=options.rate)
-        try:
-            made = aquatint.distill(
-                teacher.model, teacher.scheduler, method, steps, data=data, batch=options.batch, schooling=schooling,
-                folder=place, watch=_shown(f"{name} {method} {steps}"),
-            )  # fmt: skip
-        except DistillError as error:
-            return str(error)
-        made.save(place / "student.aq")
-        (place / "seconds").write_text(f"{time.monotonic() - began:.0f}")
-    return aquatint.load(place / "student.aq")
+    """A trained student; or the sentence that it was refused with."""
+    data = None if method in ("sfd", "schedule") else teachers_images(name, teacher)
+    place, schooling = (
+        FOLDER / name / f"{method}-{steps}-{options.iterations}",
+        Schooling(options.iterations, rate=options.rate),
+    )
+    return kept(
+        place,
+        lambda: aquatint.distill(
+            teacher.model, teacher.scheduler, method, steps, data=data, batch=options.batch, schooling=schooling,
+            folder=place, watch=_shown(f"{name} {method} {steps}"),
+        ),
+    )  # fmt: skip
 
 
 def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps: int, options: argparse.Namespace) -> Any:
-    """A quantized model of which the branch alone has learned, from disk if it has before."""
+    """A quantized model of which the branch alone has learned; or the sentence that it was refused with."""
     place = FOLDER / name / f"branch-{label}-{steps}-{options.iterations}"
+    schooling = Schooling(options.iterations, rate=options.branch_rate)
+    return kept(
+        place,
+        lambda: aquatint.distill(
+            small, teacher.scheduler, "sfd", steps, train="branch", teacher=teacher.model, batch=options.batch,
+            schooling=schooling, folder=place, watch=_shown(f"{name} branch {label} {steps}"),
+        ),
+    )  # fmt: skip
+
+
+def kept(place: Path, make: Callable[[], Any]) -> Any:
+    """What `make` trains, from disk if it was trained before."""
     if not (place / "student.aq").is_dir():
         began = time.monotonic()
-        schooling = Schooling(options.iterations, rate=options.branch_rate)
         try:
-            made = aquatint.distill(
-                small, teacher.scheduler, "sfd", steps, train="branch", teacher=teacher.model, batch=options.batch,
-                schooling=schooling, folder=place, watch=_shown(f"{name} branch {label} {steps}"),
-            )  # fmt: skip
+            made = make()
         except DistillError as error:
             return str(error)
         made.save(place / "student.aq")

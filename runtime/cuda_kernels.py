@@ -136,6 +136,9 @@ def spread(vectors: Tensor | None, shape: Sequence[int]) -> tuple[Spread, Tensor
         one = numbers.reshape(-1)
         return Spread(at(one), 1, 0), one
     by_sample = numbers.numel() == len(numbers) * width
+    if rows * rows * width // numbers.numel() >= 2**32:  # beyond what `inverse` divides exactly: a vector for each row
+        inner = numbers.expand(*shape) if numbers.dim() == len(shape) else numbers
+        return Spread(at(ordered := inner.contiguous()), 0, width), ordered
     if by_sample and numbers.stride(-1) == 1 and numbers.stride(0) % 8 == 0 and numbers.data_ptr() % 16 == 0:
         return Spread(at(numbers), inverse(rows // len(numbers)), numbers.stride(0)), numbers
     ordered = numbers.contiguous()

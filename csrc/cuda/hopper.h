@@ -84,12 +84,6 @@ __device__ inline void pin(int (&registers)[Count]) {
     for (int i = 0; i < Count; ++i) asm volatile("" : "+r"(registers[i])::"memory");
 }
 
-template <int Count>
-__device__ inline void pin(float (&registers)[Count]) {
-#pragma unroll
-    for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(registers[i])::"memory");
-}
-
 // A matrix in shared memory whose rows are 128 bytes, swizzled by 128 bytes, at a multiple of 1024.
 __device__ inline uint64_t rows_of_128(const void* pointer) {
     constexpr uint64_t kSwizzle128 = uint64_t(1) << 62, kEightRows = uint64_t(1024 >> 4) << 32, kUnused = uint64_t(1) << 16;

@@ -5,7 +5,7 @@
 // same in every run. The low-rank branch is a product of the tensor cores too, in bf16, onto the scaled sums.
 //
 // A block: one warpgroup that fetches, two that multiply 64 outputs each by kTokens tokens. Grids are persistent: fetching runs
-// ahead into the next tile. (Blocks in pairs that fetch their tokens for each other were tried: slower by a fifth to a half.)
+// ahead into the next tile.
 #include "cuda/epilogue.h"
 #include "cuda/hopper.h"
 #include "cuda/product_call.h"
@@ -25,7 +25,6 @@ struct Product {
     static constexpr int kX = Tokens * kDepth, kStage = (kX + Stored::kBlock + 1023) / 1024 * 1024;
     static constexpr int kBranch = Tokens * 128, kRest = kBranch + 8 * kOutgoing + Tokens * 4 + 1024 + 256;
     static constexpr int kMost = (kSharedMost - kRest) / kStage, kStages = kMost < 6 ? kMost : 6;
-    static constexpr int kShared = kStages * kStage + kRest;
 
     struct Barriers {
         uint64_t full[kStages], empty[kStages], rows_full, rows_empty;

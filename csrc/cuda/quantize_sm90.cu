@@ -2,8 +2,7 @@
 //
 // A cluster of blocks takes 32 rows at a time, each block a share of the columns, which stay in shared memory until the rows'
 // largest magnitudes are known. Warps share the columns and the two halves of the rows; sums are added in one order, so that
-// every run gives the same bits. With two rooms the next rows are on their way meanwhile: two blocks that take turns on a
-// multiprocessor with a room each are faster.
+// every run gives the same bits. With two rooms the next rows are on their way meanwhile.
 #include <cooperative_groups.h>
 
 #include "common/codec.h"

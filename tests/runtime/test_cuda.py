@@ -11,7 +11,7 @@ import torch
 from aquatint.compiler.formats import format_named, unpack_nibbles
 from aquatint.runtime.cuda import cuda, product_refusal, quantize_refusal
 from aquatint.runtime.cuda_calls import ProductCall, QuantizeCall
-from aquatint.runtime.cuda_kernels import inverse
+from aquatint.runtime.cuda_kernels import inverse, spread
 from aquatint.runtime.cuda_launch import SHARED, TOKENS, can_quantize, product_plan, quantize_plan
 from aquatint.runtime.cuda_pack import packed_bytes, packed_down, packed_nibbles, packed_up
 
@@ -108,6 +108,8 @@ def test_what_no_kernel_serves_is_said() -> None:
         assert found is not None
         assert reason in found
     assert [row * inverse(70) >> 32 for row in (0, 69, 70, 139, 4607)] == [0, 0, 1, 1, 65]
+    many = spread(torch.ones(2, 1, 8, dtype=torch.bfloat16), (2, 50_000, 8))[0]
+    assert (many.inverse, many.stride) == (0, 8), "100 000 rows in two samples are too many to divide by multiplying"
     assert "rank 72" in str(quantize_refusal(None, None, torch.randn(72, 64), format="int8"))
 
 
