@@ -1,5 +1,6 @@
 # make demo   set up, build, and compress the two shipped models
 # make test   set up, build, lint, and run the tests; the CUDA kernels are compiled too where nvcc is
+# make fuzz   the same tests on cases that are drawn anew
 # make lint   ruff and pyright alone
 # make cuda   the CUDA kernels, for every architecture that they are written for; needs nvcc, and no GPU
 # make peers  the peers of benchmarks/cpu_peers.py, each into an environment of its own
@@ -10,13 +11,16 @@ NVCC ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) /usr/local
 LIBRARY := build/cpu/libaquatint_cpu.so
 SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) csrc/CMakeLists.txt
 
-.PHONY: demo test lint setup cuda peers clean
+.PHONY: demo test fuzz lint setup cuda peers clean
 
 demo: setup
 	PYTHONPATH=. $(BIN)/python -m aquatint demo
 
 test: setup lint build/peers/optimum/ready $(if $(NVCC),cuda)
 	$(BIN)/python -m pytest
+
+fuzz: setup
+	$(BIN)/python -m pytest --hypothesis-profile=fuzz
 
 lint: setup
 	$(BIN)/ruff check .

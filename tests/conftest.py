@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 import torch
 
 from aquatint.compiler.numerics import reproducible
 from aquatint.runtime.native import library
+
+# The gate draws the same cases each time; `make fuzz` draws new ones.
+hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("fuzz", deadline=None)
+hypothesis.settings.load_profile("gate")
 
 
 def pytest_configure(config: pytest.Config) -> None:
