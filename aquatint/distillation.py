@@ -28,6 +28,10 @@ from aquatint.runtime import target_named
 Conditions = Callable[[int, torch.Generator], dict[str, Tensor]]
 CHECKED = 64  # images that teacher and student are compared on
 TEACHER_STEPS = 50
+FLOW = {
+    "DDIMScheduler": "FlowMatchEulerDiscreteScheduler",
+    "LCMScheduler": "FlowMatchLCMScheduler",
+}  # the same with flow matching
 
 
 @dataclass(frozen=True)
@@ -145,10 +149,16 @@ class Classroom:
         given = self.conditions(count, random)
         return torch.randn(count, *self.shape, generator=random), given
 
-    def says(self, who: Trainable, given: dict[str, Tensor]) -> Says:
+    def says(self, who: Trainable, given: dict[str, Tensor], precision: str = "float32") -> Says:
         """What one of them predicts under conditions."""
         name = who.program.interface.inputs[0].path
-        return lambda state, time: who(**{name: state, "timestep": time}, **given)[:, : state.shape[1]]
+
+        def predicted(state: Tensor, time: Tensor) -> Tensor:
+            with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                said = who(**{name: state, "timestep": self.process.told[time]}, **given)
+            return said[:, : state.shape[1]].float()
+
+        return predicted
 
     def taught(
         self, method: Method, stamps: Sequence[int], data: Tensor | None, school: School, watch: Watch
@@ -159,10 +169,11 @@ class Classroom:
             noise, given = self.noise(self.batch, iteration)
             random = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration + 500_000)
             clean = None if data is None else data[torch.randint(len(data), (self.batch,), generator=random)].float()
-            lesson = Lesson(self.process, self.says(self.teacher, given), self.says(self.student, given), tuple(stamps))
+            teacher, student = (self.says(who, given, school.schooling.precision) for who in (self.teacher, self.student))
+            lesson = Lesson(self.process, teacher, student, tuple(stamps))
             return method.losses(lesson, Batch(noise, clean, random, done))
 
-        state = school.run(losses, watch)
+        state = self.student.shipped(school.run(losses, watch))
         self.student.load(state)
         return state
 
@@ -224,6 +235,9 @@ def _stages(method: Any, classroom: Classroom, steps: int) -> list[tuple[int, ..
 def _sampler(scheduler: Any, method: Any, stamps: Sequence[int], process: Process) -> dict[str, Any]:
     """What a pipeline draws with the student: a scheduler of diffusers, how many steps of it, its times if they are uneven."""
     config = {k: v for k, v in dict(scheduler.config).items() if not k.startswith("_")}
+    if process.is_flow:
+        sigmas = [(stamp + 1) / process.times for stamp in stamps]  # before they are shifted
+        return {**config, "_class_name": FLOW[method.sampler], "num_inference_steps": len(sigmas), "sigmas": sigmas}
     changed = {
         "_class_name": method.sampler,
         "clip_sample": False,

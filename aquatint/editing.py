@@ -13,6 +13,7 @@ from torch import Tensor
 from aquatint.compiler.entries import Incremental, Kept
 from aquatint.compiler.errors import EditError
 from aquatint.compiler.execution import Execution
+from aquatint.compiler.formats import format_named
 from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.pipeline import Context, run_pass
 from aquatint.compiler.regions import Regions
@@ -23,6 +24,7 @@ from aquatint.sampling import noise
 
 DENSE_ABOVE = 0.85  # of the multiply-adds of a whole run: from here on that is faster
 NOTICED = 1e-3  # a difference between pixels that counts as an edit
+CHEAP = 128  # multiply-adds that make a byte: in a cache of 4 bits, what the image does not reach is not kept for less
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,13 @@ class EditSession:
         program = self.compiled.program
         inputs = self._inputs(torch.zeros(shape), self._times()[0])
         context = Context({}, Calibration((tuple(inputs),)))
-        dropped: tuple[str, ...] = ()
+        dropped: tuple[str, ...] | None = None
         while True:
-            changed, _ = run_pass(program, Sparse(self.plan.cache, dropped, self.plan.norms, self.plan.reaching), context)
+            changed, _ = run_pass(program, Sparse(self.plan.cache, dropped or (), self.plan.norms, self.plan.reaching), context)
             entries = changed.incremental
             assert entries is not None
+            if dropped is None and (dropped := self._cheap(entries)):
+                continue
             need = self._nbytes(entries)
             if self.plan.memory is None or need <= self.plan.memory:
                 break
@@ -177,6 +181,13 @@ class EditSession:
         self._edit_run = Replays(Execution(entries.edit, program.weights, lower))
         self._entries, self._shape, self._recording = entries, shape, None
         return entries
+
+    def _cheap(self, entries: Incremental) -> tuple[str, ...]:
+        """What a cache of 4 bits does without: wholes of each step that a small product makes, as modulations are."""
+        if self.plan.cache == "float32" or format_named(self.plan.cache).bits > 4:
+            return ()
+        wholes = [k for k in entries.kept if k.form == "whole" and not self._is_constant(k)]
+        return tuple(k.name for k in wholes if k.cost < CHEAP * k.nbytes())
 
     def _nbytes(self, entries: Incremental) -> int:
         calls = len(self._times())

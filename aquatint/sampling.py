@@ -11,26 +11,33 @@ from torch import Tensor, nn
 
 from aquatint.compiler.errors import InputError
 
-PLAN = ("num_inference_steps", "timesteps")  # of a student's scheduler configuration: what `set_timesteps` is called with
+PLAN = (
+    "num_inference_steps",
+    "timesteps",
+    "sigmas",
+)  # of a student's scheduler configuration: what `set_timesteps` is called with
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
     """steps of the scheduler; guidance: the weight of classifier-free guidance, 1 for none; seed of the first image.
 
-    timesteps: uneven ones of a student, instead of so many steps
+    timesteps, sigmas: uneven ones of a student, instead of so many steps
     """
 
     steps: int = 20
     guidance: float = 1.0
     seed: int = 0
     timesteps: tuple[int, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
 
     @staticmethod
     def of(config: Mapping[str, Any], steps: int | None = None, guidance: float = 1.0, seed: int = 0) -> SamplingPlan:
         """As a student's scheduler configuration says, unless `steps` are given; 20 where nobody says."""
         if steps is None and config.get("timesteps"):
             return SamplingPlan(len(config["timesteps"]), guidance, seed, tuple(config["timesteps"]))
+        if steps is None and config.get("sigmas"):
+            return SamplingPlan(len(config["sigmas"]), guidance, seed, sigmas=tuple(config["sigmas"]))
         return SamplingPlan(steps or config.get("num_inference_steps", 20), guidance, seed)
 
 
@@ -57,10 +64,8 @@ def sample(
     labels: Tensor | None = None, null_label: int | None = None, extra: Mapping[str, Any] | None = None,
 ) -> Tensor:  # fmt: skip
     """Images (N, C, H, W) from noise `start`. With labels (N,) and guidance > 1, `null_label` stands for "any class"."""
-    if plan.timesteps is None:
-        scheduler.set_timesteps(plan.steps)
-    else:
-        scheduler.set_timesteps(timesteps=list(plan.timesteps))
+    uneven = {name: list(v) for name in ("timesteps", "sigmas") if (v := getattr(plan, name)) is not None}
+    scheduler.set_timesteps(**(uneven or {"num_inference_steps": plan.steps}))
     images = start * getattr(scheduler, "init_noise_sigma", 1.0)
     guided = labels is not None and plan.guidance != 1.0 and null_label is not None
     given_labels = labels

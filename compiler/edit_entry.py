@@ -13,7 +13,21 @@ from aquatint.compiler.entries import Kept, Work
 from aquatint.compiler.errors import PassError
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.layout import Layout
-from aquatint.compiler.regions import Edited, Index, Lookup, Phase, Places, Reach, Region, Rest, Seen, Touched, joined, wider
+from aquatint.compiler.regions import (
+    Edited,
+    Index,
+    Lookup,
+    Phase,
+    Places,
+    Reach,
+    Region,
+    Rest,
+    Seen,
+    Squares,
+    Touched,
+    joined,
+    wider,
+)
 from aquatint.compiler.rowwise import NORM
 from aquatint.compiler.spatial import Spatial
 from aquatint.compiler.spatial_rules import EACH, MOVES, VIEWS, unpadded
@@ -36,7 +50,8 @@ class EditBuilder:
     """Builds the entry `edit` from a graph whose layouts are known.
 
     format    in which values are kept, where their channels allow it
-    dropped   values that are not kept: their neighbours are computed again, from what is kept before them
+    dropped   values that are not kept: their neighbours are computed again, from what is kept before them; or all of one
+              that the image does not reach, from the inputs
     norms     do the statistics of group norms follow what an edit changes?
     reaching  is all computed that an edit reaches through convolutions? Else the mask at every resolution, and a margin
     """
@@ -52,6 +67,7 @@ class EditBuilder:
     work: dict[tuple[fx.Node, Region], Work] = field(default_factory=dict)
     whole_nodes: dict[fx.Node, None] = field(default_factory=dict)
     _whole: dict[fx.Node, Any] = field(default_factory=dict)
+    _again: dict[fx.Node, Any] = field(default_factory=dict)
     _rows: dict[tuple[fx.Node, Region], Any] = field(default_factory=dict)
     _inputs: dict[Any, fx.Node] = field(default_factory=dict)
     _plain: set[fx.Node] = field(default_factory=set)
@@ -139,7 +155,7 @@ class EditBuilder:
         if self._is_affine(node):
             return self._affine(node)
         if node not in self.known.changes:
-            return self._keep_whole(node)
+            return self._made_again(node) if node.name in self.dropped else self._keep_whole(node)
         kind = self.known.seeing[node].kind if node in self.known.seeing else "whole"
         if kind in ("lead", "trail"):
             return self._end(node, kind)
@@ -153,6 +169,15 @@ class EditBuilder:
         """The node as it is, on whole values."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.whole)  # type: ignore[misc]
         return self.new.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+
+    def _made_again(self, node: fx.Node) -> Any:
+        """A value that the image does not reach, from the inputs."""
+        if node.op != "call_function":
+            return self.whole(node)
+        if node not in self._again:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), self._made_again)  # type: ignore[misc]
+            self._again[node] = self.new.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+        return self._again[node]
 
     def _is_affine(self, node: fx.Node) -> bool:
         """Is this the gain or the offset of a group norm?"""
@@ -324,7 +349,6 @@ class EditBuilder:
         self._count(node, region)
         if name_of(node.target) in PIXELS:
             return self._pixels(node, region, within, reach)
-        table = self.index(Lookup(region, within, reach))
 
         def given(n: fx.Node) -> Any:
             return self.rows(n, within) if n in self.known.layouts and n not in others else self.whole(n)
@@ -332,7 +356,10 @@ class EditBuilder:
         others = [node.kwargs.get("gate"), node.kwargs.get("residual")]
         args = fx.map_arg((source, *node.args[1:]), given)
         options = {k: self._aligned(v, node, region) if k in ("gate", "residual") else v for k, v in node.kwargs.items()}
-        return self.new.call_function(node.target, args, {**options, "table": table})  # type: ignore[arg-type]
+        options["table"] = self.index(Lookup(region, within, reach))
+        if node.kwargs.get("by_squares"):
+            options["squares"] = self.index(Squares(region, within, reach))
+        return self.new.call_function(node.target, args, options)  # type: ignore[arg-type]
 
     def _pixels(self, node: fx.Node, region: Region, within: Region, reach: Reach) -> fx.Node:
         """Places that are those of another resolution: enlarged, or channels that become places, or the other way about."""
@@ -398,10 +425,18 @@ class EditBuilder:
         if form == "rows":
             layout = self.known.layouts[node]
             places = Places(self.home(node), layout.grid, *layout.ends)
-        cost = self.multiply_adds(node) / shape[1] if form == "rows" else 0.0
+        cost = self.multiply_adds(node) / shape[1] if form == "rows" else self._cost(node) if form == "whole" else 0.0
         self.kept[node, form] = Kept(node.name, form, format, shape, self._sources[node], places, cost)
         codes = self.input((node, form, "codes"), f"{node.name}_kept")
         return codes, self.input((node, form, "scales"), f"{node.name}_scales") if format else None
+
+    def _cost(self, node: fx.Node) -> float:
+        """Multiply-adds of the products right before a value, as much of them as it holds."""
+        if name_of(node.target) in PRODUCTS:
+            return self.multiply_adds(node)
+        size = prod(self.known.shapes.get(node.name, ()))
+        sources = [n for n in node.all_input_nodes if n.op == "call_function"]
+        return sum(self._cost(n) * min(1.0, size / max(1, prod(self.known.shapes.get(n.name, ())))) for n in sources)
 
     def _in_rows(self, layout: Layout, value: Any) -> fx.Node:
         """(batch, places, channels)."""

@@ -22,7 +22,7 @@ class Kept:
     shape   as it is kept
     places  which of them an edit brings up to date, with `ends` places before and behind the grid
     inputs  the program's inputs that it follows from; one that the image does not reach is the same for every image
-    cost    multiply-adds that make one of its places
+    cost    multiply-adds that make one of its places, or all of one that is kept whole
     """
 
     name: str

@@ -96,6 +96,18 @@ class CompressedModule(nn.Module):
 
         save(path, self.program, self.recipe, self.report)
 
+    def save_pack(self, path: str | Path) -> None:
+        """Write what the distillation of a branch has learned to one small file; see `compiler.speed_pack`."""
+        from aquatint.compiler.speed_pack import save_pack
+
+        save_pack(self.program, path)
+
+    def with_pack(self, path: str | Path) -> CompressedModule:
+        """This module with the branches and the sampler of a speed pack. Raises ArtifactError for one of another base."""
+        from aquatint.compiler.speed_pack import with_pack
+
+        return CompressedModule(with_pack(self.program, path), self.target, self.recipe, self.report)
+
     def on(self, target: Target) -> CompressedModule:
         """The same program on another target."""
         return CompressedModule(self.program, target, self.recipe, self.report)

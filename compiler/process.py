@@ -16,17 +16,21 @@ from torch import Tensor
 from aquatint.compiler.errors import DistillError
 
 CLEAN = -1  # the time behind the last step, where nothing is noise
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
+PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 SMALLEST = 1e-4  # of an alpha or sigma that is divided by
 
 
 @dataclass(frozen=True)
 class Process:
-    """alphas, sigmas: (T,) by time, from nearly clean to nearly noise; prediction: what the model says, one of PREDICTIONS."""
+    """alphas, sigmas: (T,) by time, from nearly clean to nearly noise; prediction: what the model says, one of PREDICTIONS.
+
+    told: (T,) what the model is told of each time: its number, or with flow matching 1000 times its sigma
+    """
 
     alphas: Tensor
     sigmas: Tensor
     prediction: str
+    told: Tensor
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -36,12 +40,35 @@ class Process:
     def of(scheduler: Any) -> Process:
         """Of a diffusers scheduler; DistillError for one whose times are not known."""
         config: Mapping[str, Any] = scheduler.config
+        if type(scheduler).__name__.startswith("FlowMatch"):
+            return Process._of_flow(config)
         if not hasattr(scheduler, "alphas_cumprod") or config.get("use_flow_sigmas"):
             raise DistillError(
-                f"{type(scheduler).__name__} has no alphas_cumprod: models of flow matching can't be distilled yet"
+                f"{type(scheduler).__name__} has no alphas_cumprod; "
+                "for a model of flow matching give a FlowMatchEulerDiscreteScheduler"
             )
         squared = scheduler.alphas_cumprod.double()
-        return Process(squared.sqrt().float(), (1 - squared).sqrt().float(), config.get("prediction_type", "epsilon"))
+        alphas, sigmas = squared.sqrt().float(), (1 - squared).sqrt().float()
+        return Process(alphas, sigmas, config.get("prediction_type", "epsilon"), torch.arange(len(alphas)))
+
+    @staticmethod
+    def _of_flow(config: Mapping[str, Any]) -> Process:
+        """x_t = (1 - sigma) x + sigma e, and the model says e - x (arXiv 2210.02747); `shift` as in SD3 (arXiv 2403.03206)."""
+        odd = [k for k in ("use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
+                           "invert_sigmas", "shift_terminal") if config.get(k)]  # fmt: skip
+        if odd:
+            raise DistillError(
+                f"a scheduler with {', '.join(odd)} has no times of its own: give one without, with the shift of your image "
+                "size (for an exponential dynamic shift of mu that is e^mu)"
+            )
+        times, shift = int(config["num_train_timesteps"]), float(config.get("shift") or 1.0)
+        even = torch.arange(1, times + 1, dtype=torch.float64) / times
+        sigmas = shift * even / (1 + (shift - 1) * even)
+        return Process((1 - sigmas).float(), sigmas.float(), "flow_prediction", (sigmas * times).float())
+
+    @property
+    def is_flow(self) -> bool:
+        return self.prediction == "flow_prediction"
 
     @property
     def times(self) -> int:
@@ -68,6 +95,8 @@ class Process:
             return (state - sigma * said) / alpha.clamp(min=SMALLEST), said
         if self.prediction == "sample":
             return said, (state - alpha * said) / sigma.clamp(min=SMALLEST)
+        if self.is_flow:
+            return state - sigma * said, state + alpha * said
         return alpha * state - sigma * said, sigma * state + alpha * said
 
     def moved(self, state: Tensor, said: Tensor, time: Tensor | int, to: Tensor | int) -> Tensor:

@@ -66,6 +66,15 @@ class Reach:
             place = place * size + spread
         return torch.where(inside, place, -1)
 
+    @cached_property
+    def squares(self) -> tuple[Tensor, Tensor]:
+        """(squares, 16) and (squares, 4): what the squares of 2 x 2 outputs see and hold, -1 outside."""
+        halves = tuple((size + 1) // 2 for size in self.target)
+        two, none = (2,) * len(halves), (0,) * len(halves)
+        seen = Reach.of_convolution(self.source, halves, tuple(k + 1 for k in self.kernel), two, self.padding, self.dilation)
+        held = Reach.of_convolution(self.target, halves, two, two, none, (1,) * len(halves))
+        return seen.table, held.table
+
 
 def _along(seen: Tensor, axis: int, target: Grid, kernel: Grid) -> Tensor:
     """(outputs along an axis, taps along it) for all outputs and taps."""
@@ -172,7 +181,18 @@ class Phase:
     reach: Reach
 
 
-Index = Places | Rest | Lookup | Phase
+@dataclass(frozen=True)
+class Squares:
+    """(s, 20): the squares of 2 x 2 outputs, beginning at even places, that have some of `region`: where the 16 places that
+    each sees lie in `within`, and its 4 outputs in `region`; -1 for none.
+    """
+
+    region: Region
+    within: Region
+    reach: Reach
+
+
+Index = Places | Rest | Lookup | Phase | Squares
 
 
 class Regions:
@@ -194,7 +214,7 @@ class Regions:
         return self._regions[region]
 
     def index(self, index: Index) -> Tensor:
-        """Places (n,) in 64 bits, or a table (n, taps) in 32."""
+        """Places (n,) in 64 bits, or a table (n, taps) or (s, 20) in 32."""
         if index not in self._indices:
             self._indices[index] = self._index(index)
         return self._indices[index]
@@ -232,11 +252,21 @@ class Regions:
             case Rest(whole, part):
                 return _without(self.places(whole), self.places(part))
             case Lookup(region, within, reach):
-                places, wanted = self.places(within), self.places(region)
-                seen = wanted.unsqueeze(1) if reach is None else reach.table[wanted]
-                where = torch.full((int(max(places.max(), seen.max())) + 2,), -1)  # the last for -1, what is outside
-                where[places] = torch.arange(len(places))
-                return where[seen].int()
+                wanted = self.places(region)
+                return self._found(wanted.unsqueeze(1) if reach is None else reach.table[wanted], within)
+            case Squares(region, within, reach):
+                seen, outputs = reach.squares
+                wanted = torch.zeros(prod(reach.target) + 1, dtype=torch.bool)  # the last stands for what is outside
+                wanted[self.places(region)] = True
+                some = wanted[outputs].any(1)
+                return torch.cat([self._found(seen[some], within), self._found(outputs[some], region)], 1)
+
+    def _found(self, wanted: Tensor, region: Region) -> Tensor:
+        """Where these places lie in the order of a region; -1 for -1, and for what it does not hold."""
+        places = self.places(region)
+        where = torch.full((int(max(places.max(), wanted.max())) + 2,), -1)  # the last for -1
+        where[places] = torch.arange(len(places))
+        return where[wanted].int()
 
 
 def _without(places: Tensor, others: Tensor) -> Tensor:

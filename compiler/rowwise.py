@@ -8,7 +8,7 @@ from torch import fx
 
 from aquatint.compiler.spatial import Spatial
 from aquatint.compiler.spatial_rules import argument, pair
-from aquatint.runtime.ops import name_of, operator_named
+from aquatint.runtime.ops import in_squares, name_of, operator_named
 
 NORM = "aquatint::group_affine"
 
@@ -70,7 +70,8 @@ def _convolution(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -
         name: list(pair(argument(node, place, name, default)))
         for name, place, default in (("stride", 3, 1), ("padding", 4, 0), ("dilation", 5, 1))
     }
-    options["groups"] = argument(node, 6, "groups", 1)
+    options["groups"] = groups = argument(node, 6, "groups", 1)
+    options["by_squares"] = in_squares(known.shapes[old.args[1].name], options["stride"], options["dilation"], groups)  # type: ignore[union-attr]
     bias = argument(node, 2, "bias")
     return graph.call_function(operator_named("aquatint::rowwise_conv2d"), (*node.args[:2], bias), options)
 

@@ -17,27 +17,40 @@ from aquatint.compiler.errors import DistillError
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.program import Program
-from aquatint.compiler.weights import Weights
+from aquatint.compiler.weights import Derived, Weights
 from aquatint.runtime import ops
+
+LORA = 32  # the rank of adapters
+UP, DOWN = ".lora_up", ".lora_down"
 
 
 class Trainable(nn.Module):
     """Called with the program's inputs as keywords by path; what of its weights can be trained are parameters.
 
-    train  "all": every weight in floating point; "branch": the up- and down-projections of a quantized program
+    train  "all": every weight in floating point; "lora": an adapter of rank LORA beside the weight of every site, which is
+           added to it in the end (arXiv 2106.09685); "branch": the up- and down-projections of a quantized program
     """
 
     def __init__(self, program: Program, train: str = "all") -> None:
         super().__init__()
-        self.program = program
-        self.names = [name for name in program.weights if _is_trained(program, name, train)]
-        if not self.names:
+        self.program, self.part = program, train
+        first = _adapters(program) if train == "lora" else _own(program, train)
+        if not first:
             raise DistillError(f"{program.name} has no weight to train with train={train!r}: is it quantized with a branch?")
-        self.trained = nn.ParameterList(nn.Parameter(program.weights[name].float().clone()) for name in self.names)
+        self.names = list(first)
+        self.trained = nn.ParameterList(map(nn.Parameter, first.values()))
         weights = Weights(program.weights)
-        for name, parameter in zip(self.names, self.trained, strict=True):
-            weights[name] = parameter
+        self._put(weights, dict(zip(self.names, self.trained, strict=True)))
         self._execution = Execution(program.graph, weights, straight_through)
+
+    def _put(self, weights: Weights, state: Mapping[str, Tensor]) -> None:
+        """What is trained among all weights: in their place, or beside them."""
+        for name, tensor in state.items():
+            if name.endswith(UP):
+                weight = name.removesuffix(UP)
+                weights[weight] = Derived(self.program.weights[weight], None, tensor, state[weight + DOWN])
+            elif not name.endswith(DOWN):
+                weights[name] = tensor
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """The first of the program's results."""
@@ -54,18 +67,42 @@ class Trainable(nn.Module):
             for name, parameter in zip(self.names, self.trained, strict=True):
                 parameter.copy_(state[name])
 
+    def shipped(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights as they are kept: a branch in bfloat16, as it was before."""
+        rounded = self.part == "branch"
+        return {name: value.bfloat16().float() if rounded else value for name, value in state.items()}
+
     def program_with(self, state: Mapping[str, Tensor]) -> Program:
         """The program with trained weights, each in the dtype that it had."""
         changed = self.program.copy()
-        for name, value in state.items():
-            changed.weights[name] = value.to(self.program.weights[name].dtype).clone()
+        self._put(changed.weights, state)
+        for name, before in self.program.weights.items():
+            if changed.weights.stored(name) is not self.program.weights.stored(name):
+                changed.weights[name] = changed.weights[name].to(before.dtype).clone()
         return changed
 
 
-def _is_trained(program: Program, name: str, train: str) -> bool:
-    if train == "branch":
-        return name.endswith((".up", ".down"))
-    return program.weights[name].is_floating_point()
+def _own(program: Program, train: str) -> dict[str, Tensor]:
+    """The program's own weights that are trained, as numbers to begin with."""
+    ends = {"branch": (".up", ".down"), "all": ("",)}.get(train)
+    if ends is None:
+        raise DistillError(f"train={train!r} is not known; known: all, lora, branch")
+    chosen = [n for n, w in program.weights.items() if n.endswith(ends) and w.is_floating_point()]
+    return {name: program.weights[name].float().clone() for name in chosen}
+
+
+def _adapters(program: Program) -> dict[str, Tensor]:
+    """Two factors for the weight of every site, whose product begins at zero."""
+    random, found = torch.Generator().manual_seed(0), {}
+    for name in dict.fromkeys(site.weight for site in program.sites):
+        weight = program.weights[name]
+        if not weight.is_floating_point():
+            continue
+        outputs, inputs = len(weight), weight[0].numel()
+        rank = min(LORA, outputs, inputs)
+        found[name + UP] = torch.zeros(outputs, rank)
+        found[name + DOWN] = torch.randn(rank, inputs, generator=random) / inputs**0.5
+    return found
 
 
 class _StraightQuantize:

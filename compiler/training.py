@@ -23,6 +23,7 @@ from aquatint.compiler.trainable import Trainable
 
 Losses = Callable[[int, float], Iterator[Tensor]]  # an iteration, and the share of the training before it
 Watch = Callable[[int, float, float], None]  # an iteration, its loss, and the seconds that are left
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Schooling:
     rate        of Adam, from which it falls to zero in a straight line;  clip: largest norm of a gradient
     averaged    of the weights that ship, how much they keep in each step (EMA); None ships the last ones
     every       iterations between two checkpoints
+    precision   of products in training: "float32", or "bfloat16", which is faster where the machine multiplies it; weights
+                and what is judged stay in float32
     """
 
     iterations: int = 300
@@ -41,8 +44,11 @@ class Schooling:
     clip: float = 1.0
     averaged: float | None = None
     every: int = 50
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise DistillError(f"no precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
         if self.iterations < 1 or self.rate <= 0:
             raise DistillError(f"{self.iterations} iterations at a rate of {self.rate} train nothing")
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from aquatint.compiler.formats import format_named
 from aquatint.runtime.binding import Run, at, runner, staged
 from aquatint.runtime.cpu_aten import FloatWeight
-from aquatint.runtime.cpu_kernels import BoundKernel, output_size, window_of
-from aquatint.runtime.native import KernelSet, LinearCall, MovedAffineCall, RecallCall
+from aquatint.runtime.cpu_kernels import BoundKernel, output_size, panels, window_of
+from aquatint.runtime.native import KernelSet, LinearCall, MovedAffineCall, RecallCall, Window
 
 
 class RowwiseLinear(BoundKernel):
@@ -61,15 +61,18 @@ class RowwiseMatmul(BoundKernel):
 
 
 class RowwiseConvolution(BoundKernel):
-    """aquatint::rowwise_conv2d; called with x and, for an edit, the table."""
+    """aquatint::rowwise_conv2d; called with x and, for an edit, the table, and the squares where it goes by squares."""
 
     def __init__(
         self, kernels: KernelSet, x: Any, weight: Tensor, bias: Tensor | None = None, *,
-        stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int = 1, table: Any = None,
+        stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int = 1, by_squares: bool = False,
+        table: Any = None, squares: Any = None,
     ) -> None:  # fmt: skip
         self.geometry = list(weight.shape[2:]), stride, padding, dilation
-        self.kernels, self.outputs, self.product = kernels, len(weight), None
-        if groups == 1:
+        self.kernels, self.outputs, self.product, self.squares = kernels, len(weight), None, None
+        if by_squares:
+            self.squares = SquareWeight(kernels, weight, bias)
+        elif groups == 1:
             self.product = FloatWeight(kernels, weight.permute(0, 2, 3, 1).flatten(1), bias, rowwise=True)
         else:  # each channel for itself
             self.weight, self.bias = weight.flatten(1).T.contiguous(), bias
@@ -83,8 +86,10 @@ class RowwiseConvolution(BoundKernel):
 
     def bind(self, results: Tensor, x: Tensor, *table: Tensor) -> Run:
         rows, before = staged(x.movedim(1, -1))
-        places = table[0].contiguous() if table else None
+        places = table[-1].contiguous() if table else None
         window = window_of((*x.shape[2:], x.shape[1]), results.shape[2:], self.geometry, places)
+        if self.squares:
+            return self.squares.bind(results.movedim(1, -1), rows, before, window, places)
         if self.product:
             return self.product.bind(results.movedim(1, -1), rows, before, window, table=places)
         m, n, k = results.numel() // self.outputs, self.outputs, len(self.weight)
@@ -92,6 +97,24 @@ class RowwiseConvolution(BoundKernel):
         call.window = ctypes.pointer(window)
         held = (rows, window, places, results, self)
         return runner(self.kernels, self.kernels.library.aq_depthwise, call, held, before)
+
+
+class SquareWeight:
+    """The weight (N, K, 3, 3) of a convolution by squares, as G g Gᵀ in panels: csrc/cpu/winograd.h."""
+
+    def __init__(self, kernels: KernelSet, weight: Tensor, bias: Tensor | None) -> None:
+        g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
+        spread = (g @ weight.double() @ g.T).float().flatten(2)
+        self.kernels, self.shape = kernels, weight.shape[:2]
+        self.weight = torch.stack([panels(part, kernels.columns) for part in spread.unbind(2)], 1)
+        self.bias = None if bias is None else bias.float().contiguous()
+
+    def bind(self, y: Tensor, x: Tensor, before: Sequence[Run], window: Window, squares: Tensor | None) -> Run:
+        n, k = self.shape
+        window.squares = len(squares) if squares is not None else (window.rows + 1) // 2 * ((window.columns + 1) // 2)
+        call = LinearCall(x=at(x), weight=at(self.weight), bias=at(self.bias), m=len(x) * window.squares, n=n, k=k, y=at(y))
+        call.window = ctypes.pointer(window)
+        return runner(self.kernels, self.kernels.library.aq_winograd, call, (x, window, squares, y, self), before)
 
 
 class TakeKernel(BoundKernel):

@@ -48,6 +48,7 @@ class Window(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("height", "width", "channels", "rows", "columns")),
         *((name, ctypes.c_int64 * 2) for name in ("taps", "stride", "padding", "dilation")),
         ("places", ctypes.c_void_p),
+        ("squares", ctypes.c_int64),
     ]
 
 
@@ -156,7 +157,7 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_product.argtypes = [ctypes.c_void_p, ctypes.POINTER(ProductCall), ctypes.c_int]
     loaded.aq_attention.argtypes = [ctypes.c_void_p, ctypes.POINTER(AttentionCall), ctypes.c_int]
     loaded.aq_linear.argtypes = [ctypes.c_void_p, ctypes.POINTER(LinearCall), ctypes.c_int]
-    loaded.aq_depthwise.argtypes = loaded.aq_linear.argtypes
+    loaded.aq_depthwise.argtypes = loaded.aq_winograd.argtypes = loaded.aq_linear.argtypes
     loaded.aq_moved_affine.argtypes = [ctypes.c_void_p, ctypes.POINTER(MovedAffineCall), ctypes.c_int]
     loaded.aq_recall.argtypes = [ctypes.c_void_p, ctypes.POINTER(RecallCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]

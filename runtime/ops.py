@@ -245,14 +245,24 @@ def _rowwise_matmul(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.transpose(-1, -2)
 
 
+def in_squares(weight: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
+    """Is a convolution of this weight (O, C, kh, kw) one of those that go by squares of 2 x 2 outputs?"""
+    plain = [*weight[2:], *stride, *dilation, groups] == [3, 3, 1, 1, 1, 1, 1]
+    return plain and weight[0] >= 32 and weight[1] >= 32 and weight[1] % 16 == 0
+
+
 def _rowwise_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *,
-    stride: list[int], padding: list[int], dilation: list[int], groups: int = 1, table: Tensor | None = None,
+    stride: list[int], padding: list[int], dilation: list[int], groups: int = 1, by_squares: bool = False,
+    table: Tensor | None = None, squares: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """As aten::conv2d, each output the same to the last bit however many are computed: x (B, C, H, W) -> (B, O, H', W').
 
     With a table (n, kh kw) of n outputs alone: which of the rows x (B, C, m, 1) each tap sees, -1 for none -> (B, O, n, 1).
     SIGE (arXiv 2211.02048) section 3.2, by rows instead of blocks.
+
+    by_squares  a kernel may compute squares of 2 x 2 outputs, beginning at even places (`in_squares`)
+    squares     (s, 20), with a table: the 16 rows that each square sees, and its 4 outputs; -1 for none
     """
     if table is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import aquatint
 from aquatint.compiler.distilling import Batch, Lesson, ddim, solved
-from aquatint.compiler.errors import DistillError
+from aquatint.compiler.errors import ArtifactError, DistillError
 from aquatint.compiler.process import Process
 from aquatint.compiler.time_schedule import cheapest
 from aquatint.compiler.training import Schooling
@@ -34,13 +35,18 @@ class Exact(nn.Module):
         offset = MEAN - gain * alpha * MEAN
         clean = {"sample": (gain, offset), "v_prediction": ((alpha - gain) / sigma, -offset / sigma)}
         clean["epsilon"] = ((1 - alpha * gain) / sigma, -alpha * offset / sigma)
+        clean["flow_prediction"] = ((1 - gain) / sigma, -offset / sigma)
+        self.first = int(process.told[0])
         self.gain, self.offset = (nn.Parameter(t.clone()) for t in clean[process.prediction])
 
     def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        return self.gain[timestep] * sample + self.offset[timestep]
+        place = timestep.long() - self.first
+        return self.gain[place] * sample + self.offset[place]
 
 
-def scheduler(prediction: str = "v_prediction") -> DDIMScheduler:
+def scheduler(prediction: str = "v_prediction") -> Any:
+    if prediction == "flow_prediction":
+        return FlowMatchEulerDiscreteScheduler()
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2", prediction_type=prediction, timestep_spacing="trailing", clip_sample=False
     )
@@ -50,13 +56,18 @@ def called(model: nn.Module) -> None:
     model(torch.randn(2, 2, 1, 1), torch.tensor([3, 400]))
 
 
+def called_in_flow(model: nn.Module) -> None:
+    model(torch.randn(2, 2, 1, 1), torch.tensor([3.0, 400.0]))
+
+
 def distilled(method: str, steps: int, prediction: str = "v_prediction", **options: Any) -> Any:
     plan = scheduler(prediction)
     random = torch.Generator().manual_seed(5)
     data = MEAN + SPREAD * torch.randn(4096, 2, 1, 1, generator=random)
     schooling = options.pop("schooling", Schooling(iterations=300, rate=2e-2, clip=10.0))
+    calls = called_in_flow if prediction == "flow_prediction" else called
     return aquatint.distill(
-        Exact(plan), plan, method, steps, data=data, calibrate=called, batch=128, schooling=schooling, **options
+        Exact(plan), plan, method, steps, data=data, calibrate=calls, batch=128, schooling=schooling, **options
     )
 
 
@@ -70,11 +81,11 @@ def error(model: Any, steps: int, prediction: str = "v_prediction") -> float:
     process = Process.of(scheduler(prediction))
     noise = torch.randn(512, 2, 1, 1, generator=torch.Generator().manual_seed(11))
     with torch.no_grad():
-        drawn = ddim(process, lambda x, t: model(x, t), noise, process.stamps(steps))
+        drawn = ddim(process, lambda x, t: model(x, process.told[t]), noise, process.stamps(steps))
     return float((drawn - flowed(noise, process)).square().mean().sqrt())
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction", "flow_prediction"])
 def test_every_parameterisation_takes_the_exact_flow(prediction: str) -> None:
     plan = scheduler(prediction)
     assert error(Exact(plan), 500, prediction) < 2e-3
@@ -82,7 +93,7 @@ def test_every_parameterisation_takes_the_exact_flow(prediction: str) -> None:
     noise = torch.randn(64, 2, 1, 1, generator=torch.Generator().manual_seed(3))
     model = Exact(plan)
     with torch.no_grad():
-        near = solved(process, lambda x, t: model(x, t), noise, 999, -1, 20)
+        near = solved(process, lambda x, t: model(x, process.told[t]), noise, 999, -1, 20)
         assert (near - flowed(noise, process)).square().mean().sqrt() < 0.03
 
 
@@ -104,6 +115,85 @@ def test_a_student_comes_nearer_to_the_flow(method: str, steps: int, gain: float
     student = distilled(method, steps)
     assert error(student, steps) * gain < error(Exact(scheduler()), steps)
     assert student.program.sampler["num_inference_steps"] == steps
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_matching_is_that_of_diffusers(shift: float) -> None:
+    plan = FlowMatchEulerDiscreteScheduler(shift=shift)
+    process = Process.of(plan)
+    plan.set_timesteps(sigmas=[(stamp + 1) / process.times for stamp in process.stamps(4)])
+    torch.testing.assert_close(process.told[process.stamps(4)], plan.timesteps)
+    torch.testing.assert_close(process.sigmas[process.stamps(4)], plan.sigmas[:-1])
+
+
+@pytest.mark.parametrize("method", ["sfd", "progressive", "schedule"])
+def test_a_student_of_flow_matching(method: str) -> None:
+    student = distilled(method, 2, "flow_prediction")
+    config, process = student.program.sampler, Process.of(scheduler("flow_prediction"))
+    assert config["_class_name"] == "FlowMatchEulerDiscreteScheduler"
+    noise = torch.randn(64, 2, 1, 1, generator=torch.Generator().manual_seed(2))
+    stamps = [round(sigma * 1000) - 1 for sigma in config["sigmas"]]
+    with torch.no_grad():
+        ours = ddim(process, lambda x, t: student(x, process.told[t]), noise, stamps)
+    as_diffusers = lambda x, timestep: SimpleNamespace(sample=student(x, timestep))  # noqa: E731
+    drawn = sample(as_diffusers, scheduler_from(config), noise, SamplingPlan.of(config))
+    torch.testing.assert_close(drawn, ours, rtol=1e-3, atol=1e-3)
+    if method != "schedule":
+        assert error(student, 2, "flow_prediction") * 2 < error(Exact(scheduler("flow_prediction")), 2, "flow_prediction")
+
+
+class Small(nn.Module):
+    """Nothing that was trained; but a student can learn where its steps lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(1)
+        self.first, self.time, self.inner, self.last = (nn.Linear(*s) for s in ((2, 512), (1, 512), (512, 512), (512, 2)))
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=random)
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        inner = self.first(sample.flatten(1)) + self.time(timestep.view(-1, 1) / 500 - 1)
+        return self.last(nn.functional.silu(self.inner(nn.functional.silu(inner)))).view(-1, 2, 1, 1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_adapters_are_added_to_the_weights(precision: str) -> None:
+    model, schooling = Small().eval(), Schooling(200, rate=5e-3, precision=precision)
+    student = aquatint.distill(model, scheduler(), "sfd", 1, train="lora", calibrate=called, schooling=schooling, batch=64)
+    before, after = model.inner.weight, student.program.weights["inner.weight"]
+    assert student.program.weights.keys() == dict(model.named_parameters()).keys()
+    assert 0 < torch.linalg.matrix_rank(after - before, rtol=1e-4) <= 32
+    assert torch.equal(student.program.weights["inner.bias"], model.inner.bias)
+
+
+def test_a_speed_pack_changes_the_branch_alone(tmp_path: Path) -> None:
+    model = Small().eval()
+    recipe = aquatint.recipe_named("svdq-w4a4-r32")
+    recipe = replace(recipe, rules=(*recipe.rules[:1], aquatint.Rule("@first", None), aquatint.Rule("@last", None)))
+    base = aquatint.optimize(model, recipe, lambda m: [called(m) for _ in range(4)])
+    schooling = Schooling(100, rate=5e-3)
+    fast = aquatint.distill(
+        base, scheduler(), "sfd", 1, train="branch", teacher=model, calibrate=called, schooling=schooling, batch=64
+    )
+    base.save(tmp_path / "base.aq")
+    fast.save_pack(tmp_path / "one-step.safetensors")
+    again = aquatint.load(tmp_path / "base.aq").with_pack(tmp_path / "one-step.safetensors")
+    x, time = torch.randn(3, 2, 1, 1), torch.tensor([999] * 3)
+    assert torch.equal(again(x, time), fast(x, time))
+    assert again.program.sampler == fast.program.sampler
+    assert (tmp_path / "one-step.safetensors").stat().st_size < (tmp_path / "base.aq" / "weights.safetensors").stat().st_size
+
+    with torch.no_grad():
+        model.inner.weight.add_(0.1)
+    other = aquatint.optimize(model, recipe, lambda m: [called(m) for _ in range(4)])
+    with pytest.raises(ArtifactError, match="over another base"):
+        other.with_pack(tmp_path / "one-step.safetensors")
+    with pytest.raises(ArtifactError, match="but no speed pack"):
+        base.with_pack(tmp_path / "base.aq" / "weights.safetensors")
+    with pytest.raises(ArtifactError, match="has no sampler"):
+        base.save_pack(tmp_path / "none.safetensors")
+    assert not (tmp_path / "none.safetensors").exists()
 
 
 def test_times_are_chosen_without_training() -> None:
@@ -184,8 +274,14 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         aquatint.distill(Exact(plan), plan, "magic", calibrate=called)
     with pytest.raises(DistillError, match="a student of 0 steps"):
         aquatint.distill(Exact(plan), plan, steps=0, calibrate=called)
-    with pytest.raises(DistillError, match="flow matching can't be distilled yet"):
-        aquatint.distill(Exact(plan), FlowMatchEulerDiscreteScheduler(), calibrate=called)
+    with pytest.raises(DistillError, match="use_dynamic_shifting has no times"):
+        aquatint.distill(Exact(plan), FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), calibrate=called)
+    with pytest.raises(DistillError, match="known: all, lora, branch"):
+        aquatint.distill(Exact(plan), plan, train="some", calibrate=called)
+    with pytest.raises(DistillError, match="no weight to train with train='branch'"):
+        aquatint.distill(Exact(plan), plan, train="branch", teacher=Exact(plan), calibrate=called)
+    with pytest.raises(DistillError, match="no precision 'int8'"):
+        Schooling(precision="int8")
     with pytest.raises(DistillError, match="give data="):
         aquatint.distill(Exact(plan), plan, "progressive", calibrate=called)
     with pytest.raises(DistillError, match="give teacher="):

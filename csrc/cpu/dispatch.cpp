@@ -102,6 +102,10 @@ AQ_EXPORT void aq_depthwise(const KernelTable* table, const LinearCall* call, in
     aquatint::spread(table->depthwise, *call, table->depthwise_tasks(*call), threads);
 }
 
+AQ_EXPORT void aq_winograd(const KernelTable* table, const LinearCall* call, int threads) {
+    aquatint::spread(table->winograd, *call, table->winograd_tasks(*call), threads);
+}
+
 AQ_EXPORT void aq_moved_affine(const KernelTable* table, const MovedAffineCall* call, int threads) {
     aquatint::spread(table->moved_affine, *call, table->moved_affine_tasks(*call), threads);
 }

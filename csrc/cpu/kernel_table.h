@@ -38,6 +38,7 @@ struct Window {
     int64_t rows, columns;  // of the output
     int64_t taps[2], stride[2], padding[2], dilation[2];
     const int32_t* places;  // (rows * columns, taps): pixels, -1 for none; or null
+    int64_t squares;        // of an image, for winograd.h
 
     int64_t outputs() const { return rows * columns; }
     int64_t seen() const { return taps[0] * taps[1]; }
@@ -162,6 +163,8 @@ struct KernelTable {
     void (*linear)(const LinearCall&, Tasks&);
     int64_t (*depthwise_tasks)(const LinearCall&);
     void (*depthwise)(const LinearCall&, Tasks&);
+    int64_t (*winograd_tasks)(const LinearCall&);
+    void (*winograd)(const LinearCall&, Tasks&);
     int64_t (*moved_affine_tasks)(const MovedAffineCall&);
     void (*moved_affine)(const MovedAffineCall&, Tasks&);
     int64_t (*recall_tasks)(const RecallCall&);

@@ -15,6 +15,7 @@
 #include "cpu/product.h"
 #include "cpu/quantize.h"
 #include "cpu/recall.h"
+#include "cpu/winograd.h"
 
 namespace aquatint {
 
@@ -37,7 +38,8 @@ struct Kernels {
         using P = Panels<V>;
         return {name, P::columns, V::wide_sums, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
                 GroupAffine<V>::tasks, each<GroupAffine<V>>, Attention<V>::tasks, Attention<V>::work,
-                Linear<V>::tasks, Linear<V>::work, Depthwise<V>::tasks, each<Depthwise<V>>, MovedAffine<V>::tasks, each<MovedAffine<V>>, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};
+                Linear<V>::tasks, Linear<V>::work, Depthwise<V>::tasks, each<Depthwise<V>>,
+                Winograd<V>::tasks, Winograd<V>::work, MovedAffine<V>::tasks, each<MovedAffine<V>>, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};
     }
 };
 

@@ -17,6 +17,7 @@ extern "C" void aq_attention(const KernelTable*, const AttentionCall*, int threa
 extern "C" void aq_linear(const KernelTable*, const LinearCall*, int threads);
 extern "C" void aq_group_affine(const KernelTable*, const GroupAffineCall*, int threads);
 extern "C" void aq_depthwise(const KernelTable*, const LinearCall*, int threads);
+extern "C" void aq_winograd(const KernelTable*, const LinearCall*, int threads);
 extern "C" void aq_moved_affine(const KernelTable*, const MovedAffineCall*, int threads);
 extern "C" void aq_recall(const KernelTable*, const RecallCall*, int threads);
 
@@ -179,6 +180,22 @@ void depthwise(const KernelTable* table) {
     aq_depthwise(table, &call, 1);
 }
 
+void winograd(const KernelTable* table) {
+    Window window{draw(1, 9), draw(1, 9), 16 * draw(1, 5), 0, 0, {3, 3}, {1, 1}, {draw(1, 2), draw(1, 2)}, {1, 1}};
+    window.rows = window.height + 2 * window.padding[0] - 2, window.columns = window.width + 2 * window.padding[1] - 2;
+    window.squares = (window.rows + 1) / 2 * ((window.columns + 1) / 2);
+    std::vector<int32_t> squares(window.squares * 20);
+    for (size_t i = 0; i < squares.size(); ++i)
+        squares[i] = int32_t(draw(-1, (i % 20 < 16 ? window.height * window.width : window.outputs()) - 1));
+    if (draw(0, 1)) window.places = squares.data();
+    int64_t n = draw(1, 90), k = window.channels;
+    auto x = floats(2 * window.height * window.width * k), weight = floats(16 * k * panels_of(table, n)), bias = floats(n);
+    std::vector<float> y(2 * window.outputs() * n);
+    LinearCall call{x.data(), weight.data(), nullptr, draw(0, 1) ? bias.data() : nullptr, &window, 2 * window.squares, n, k, 1, 0,
+                    y.data()};
+    aq_winograd(table, &call, 1);
+}
+
 void moved_affine(const KernelTable* table) {
     int64_t images = draw(1, 2), rows = draw(0, 30), groups = draw(1, 6), channels = groups * draw(1, 50);
     auto gain = floats(images * channels), offset = floats(images * channels);
@@ -217,6 +234,7 @@ int main(int argc, char** argv) {
             attention(table);
             linear(table);
             depthwise(table);
+            winograd(table);
             moved_affine(table);
             recall(table);
         }

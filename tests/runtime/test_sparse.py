@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aquatint.compiler.formats import FORMATS
-from aquatint.compiler.regions import Edited, Joined, Lookup, Places, Reach, Regions, Rest, Seen
+from aquatint.compiler.regions import Edited, Joined, Lookup, Places, Reach, Regions, Rest, Seen, Squares
 from aquatint.runtime import ops
 from aquatint.runtime.native import KERNEL_SETS
 from aquatint.runtime.ops import Slot
@@ -40,20 +40,40 @@ def test_rowwise_convolution(kernels, seed, batch, outputs, rows, channels, widt
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
-def test_an_image_and_its_places_give_the_same_bits(kernels: str) -> None:
-    random = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, 9, 7, generator=random)
-    weight = torch.randn(33, 5, 3, 3, generator=random)
-    whole = target(kernels).lower("aquatint::rowwise_conv2d", (Slot, weight, None), GEOMETRY)(x)
-    reach = Reach.of_convolution((9, 7), (9, 7), (3, 3), (1, 1), (1, 1), (1, 1))
+@pytest.mark.parametrize("by_squares", [False, True])
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(0, 999), st.integers(1, 2), st.tuples(st.integers(3, 12), st.integers(3, 12)), st.integers(0, 2),
+    st.sampled_from([32, 48, 80]), st.integers(1, 70), st.booleans(),
+)  # fmt: skip
+def test_an_image_and_its_places_give_the_same_bits(kernels, by_squares, seed, batch, grid, padding, channels, width, biased):
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, *grid, generator=random)
+    weight = torch.randn(width, channels, 3, 3, generator=random)
+    bias = torch.randn(width, generator=random) if biased else None
+    options = {**GEOMETRY, "padding": [padding] * 2, "by_squares": by_squares}
+    whole = target(kernels).lower("aquatint::rowwise_conv2d", (Slot, weight, bias), options)(x)
+    torch.testing.assert_close(whole, ops.rowwise_conv2d(x, weight, bias, **options), rtol=1e-4, atol=1e-4 * channels)
+
+    size = tuple(whole.shape[2:])
+    reach = Reach.of_convolution(grid, size, (3, 3), (1, 1), (padding, padding), (1, 1))
+    mask = torch.rand(size, generator=random) < 0.3
+    mask[size[0] // 2, size[1] // 2] = True
+    regions, edited = Regions(mask, margin=0), Edited(size)
+    within = Seen(edited, reach)
+    rows = ops.take(x, regions.index(Places(within, grid)), axis=2, axes=2)
+    table = regions.index(Lookup(edited, within, reach))
+    squares = [regions.index(Squares(edited, within, reach))] if by_squares else []
+    slots = {"table": Slot, **({"squares": Slot} if by_squares else {})}
+    some = target(kernels).lower("aquatint::rowwise_conv2d", (Slot, weight, bias), {**options, **slots})(rows, table, *squares)
+    assert torch.equal(some.squeeze(3), whole.flatten(2)[..., mask.flatten()])
+
+
+def test_the_rest_of_a_region() -> None:
     mask = torch.zeros(9, 7, dtype=torch.bool)
     mask[0:3, 2:7] = True
     regions, edited = Regions(mask, margin=0), Edited((9, 7))
-    within = Joined(edited, Seen(edited, reach))
-    rows = ops.take(x, regions.index(Places(within, (9, 7))), axis=2, axes=2)
-    table = regions.index(Lookup(edited, within, reach))
-    some = target(kernels).lower("aquatint::rowwise_conv2d", (Slot, weight, None), {**GEOMETRY, "table": Slot})(rows, table)
-    assert torch.equal(some.squeeze(3), whole.flatten(2)[..., mask.flatten()])
+    within = Joined(edited, Seen(edited, Reach.of_convolution((9, 7), (9, 7), (3, 3), (1, 1), (1, 1), (1, 1))))
     assert len(regions.index(Rest(within, edited))) == regions.count(within) - mask.sum()
 
 
