@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from aquatint.calibrate import Recorder, default_calibration
+from aquatint.classroom import TEACHER_STEPS, Classroom, Conditions, Guide, default_conditions, default_unconditional
 from aquatint.compiler.capture import capture
-from aquatint.compiler.distilling import Batch, Lesson, Method, Says, ddim, describe
+from aquatint.compiler.distilling import Method, describe
 from aquatint.compiler.errors import DistillError
 from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.plan import Decision
-from aquatint.compiler.process import Process, check_prediction
+from aquatint.compiler.process import Process
 from aquatint.compiler.program import Program
 from aquatint.compiler.report import assemble
-from aquatint.compiler.time_schedule import optimal_stamps
 from aquatint.compiler.trainable import Trainable
 from aquatint.compiler.training import School, Schooling, Watch
 from aquatint.passes.distill import METHODS
 from aquatint.runtime import target_named
 
-Conditions = Callable[[int, torch.Generator], dict[str, Tensor]]
-CHECKED = 64  # images that teacher and student are compared on
-TEACHER_STEPS = 50
 FLOW = {
     "DDIMScheduler": "FlowMatchEulerDiscreteScheduler",
     "LCMScheduler": "FlowMatchLCMScheduler",
 }  # the same with flow matching
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Root mean square distances to the teacher's images in 50 steps, from the same noise."""
-
-    steps: int
-    student: float
-    teacher: float  # its plain sampler, in as many steps as the student
-
-    def __str__(self) -> str:
-        return (
-            f"{self.steps} steps: {self.student:.4f} from the teacher in {TEACHER_STEPS}, the teacher itself {self.teacher:.4f}"
-        )
 
 
 def distill(
@@ -58,6 +40,8 @@ def distill(
     teacher: nn.Module | None = None,
     data: Tensor | None = None,
     conditions: Conditions | None = None,
+    guidance: float = 1.0,
+    unconditional: Conditions | None = None,
     calibrate: Callable[[Any], object] | None = None,
     batch: int = 32,
     schooling: Schooling = Schooling(),  # noqa: B008  frozen
@@ -75,6 +59,9 @@ def distill(
     teacher     whom to learn from: the model as it was before it was quantized; None: the model itself
     data        images (M, C, H, W) as the model sees them, for methods that need some
     conditions  called with (count, generator), gives the model's other inputs by name: class_labels, encoder_hidden_states
+    guidance    the weight of classifier-free guidance that the teacher draws with; the student learns it, and is called
+                without, once a step (arXiv 2210.03142)
+    unconditional  like conditions, gives what stands for none; known without it for a model that takes class_labels
     calibrate   called with the model, shows a call of it, as for `optimize`; needed for models that are not of diffusers
     schooling   iterations, seconds, learning rate; see `Schooling`
     folder      where checkpoints go, and where a run that was stopped goes on from
@@ -91,6 +78,10 @@ def distill(
         raise DistillError(f"a student of {steps} steps: between 1 and the {TEACHER_STEPS} that its teacher is judged in")
     if chosen.needs_data and data is None:
         raise DistillError(f"{chosen.name} learns from images: give data=; without any there is sfd")
+    if not chosen.trains and guidance != 1.0:
+        raise DistillError(
+            f"{chosen.name} trains nothing, so no student learns a guidance of {guidance:g}: draw with it instead"
+        )
     if train == "branch" and teacher is None:
         raise DistillError("a branch learns from the model as it was before it was quantized: give teacher=")
     program = program_of(model, calibrate, scheduler, seed)
@@ -98,12 +89,14 @@ def distill(
     frozen = Trainable(above).requires_grad_(False)
     asked = conditions or default_conditions(program)
     process, student = Process.of(scheduler), Trainable(program, train)
-    classroom = Classroom(process, frozen, student, frozen, program.interface.inputs[0].example[1:], asked, batch, seed)
+    guide = None if guidance == 1.0 else Guide(guidance, unconditional or default_unconditional(program))
+    shape = program.interface.inputs[0].example[1:]
+    classroom = Classroom(process, frozen, student, frozen, shape, asked, batch, seed, guide, guide)
     classroom.check()
     stages = _stages(chosen, classroom, steps)
     state = student.state()
     if chosen.trains:
-        about = {**describe(chosen), "seed": seed, "batch": batch, "train": train}
+        about = {**describe(chosen), "seed": seed, "batch": batch, "train": train, "guidance": guidance}
         for stage, stamps in enumerate(stages):
             part = replace(schooling, iterations=max(1, schooling.iterations // len(stages)))
             place = None if folder is None else Path(folder) / f"stage{stage}"
@@ -123,85 +116,6 @@ def distill(
     return CompressedModule(trained, target_named("cpu"), getattr(model, "recipe", {}), report)
 
 
-@dataclass(frozen=True)
-class Classroom:
-    """Teacher and student, and what both are asked about."""
-
-    process: Process
-    teacher: Trainable
-    student: Trainable
-    original: Trainable
-    shape: tuple[int, ...]
-    conditions: Conditions
-    batch: int
-    seed: int
-
-    def check(self) -> None:
-        """Does the scheduler say of the model what it does? DistillError if not."""
-        noise, given = self.noise(4, -1)
-        with torch.no_grad():
-            said = self.says(self.teacher, given)(noise, torch.full((4,), self.process.times - 1))
-        check_prediction(self.process, noise, said)
-
-    def noise(self, count: int, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Noise of an iteration, and the conditions that go with it."""
-        random = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration + 1)
-        given = self.conditions(count, random)
-        return torch.randn(count, *self.shape, generator=random), given
-
-    def says(self, who: Trainable, given: dict[str, Tensor], precision: str = "float32") -> Says:
-        """What one of them predicts under conditions."""
-        name = who.program.interface.inputs[0].path
-
-        def predicted(state: Tensor, time: Tensor) -> Tensor:
-            with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                said = who(**{name: state, "timestep": self.process.told[time]}, **given)
-            return said[:, : state.shape[1]].float()
-
-        return predicted
-
-    def taught(
-        self, method: Method, stamps: Sequence[int], data: Tensor | None, school: School, watch: Watch
-    ) -> dict[str, Tensor]:
-        """The student's weights after all iterations; every draw of one is seeded by its number."""
-
-        def losses(iteration: int, done: float) -> Iterator[Tensor]:
-            noise, given = self.noise(self.batch, iteration)
-            random = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration + 500_000)
-            clean = None if data is None else data[torch.randint(len(data), (self.batch,), generator=random)].float()
-            teacher, student = (self.says(who, given, school.schooling.precision) for who in (self.teacher, self.student))
-            lesson = Lesson(self.process, teacher, student, tuple(stamps))
-            return method.losses(lesson, Batch(noise, clean, random, done))
-
-        state = self.student.shipped(school.run(losses, watch))
-        self.student.load(state)
-        return state
-
-    def promoted(self) -> Classroom:
-        """With what the student knows now as the next teacher."""
-        program = self.student.program_with(self.student.state())
-        return replace(self, teacher=Trainable(program).requires_grad_(False))
-
-    def compared(self, stamps: Sequence[int]) -> Comparison:
-        """Student and plain teacher beside the teacher in many steps, on noise that neither has seen."""
-        noise, given = self.noise(CHECKED, -2)
-        student, original = self.says(self.student, given), self.says(self.original, given)
-
-        def drawn(says: Says, through: Sequence[int]) -> Tensor:
-            with torch.no_grad():
-                return ddim(self.process, says, noise, through)
-
-        far, plain = drawn(original, self.process.stamps(TEACHER_STEPS)), self.process.stamps(len(stamps))
-        pairs = ((student, stamps), (original, plain))
-        apart = [(drawn(says, through) - far).square().mean().sqrt().item() for says, through in pairs]
-        return Comparison(len(stamps), *apart)
-
-    def best_times(self, steps: int) -> tuple[int, ...]:
-        """Of the teacher's own path."""
-        noise, given = self.noise(CHECKED, -3)
-        return optimal_stamps(self.process, self.says(self.teacher, given), noise, steps)
-
-
 def program_of(model: nn.Module, calibrate: Callable[[Any], object] | None, scheduler: Any, seed: int) -> Program:
     """The program of a compressed module, or `model` captured from the first call that `calibrate` makes."""
     if isinstance(model, CompressedModule):
@@ -211,17 +125,6 @@ def program_of(model: nn.Module, calibrate: Callable[[Any], object] | None, sche
     if not recorder.examples:
         raise DistillError("`calibrate` never called the model")
     return capture(model, recorder.examples[0], type(model).__name__)
-
-
-def default_conditions(program: Program) -> Conditions:
-    """Nothing, or random class labels for a model that takes some; DistillError for what can't be guessed."""
-    others = [s.path for s in program.interface.inputs[1:] if s.path != "timestep"]
-    if not others:
-        return lambda count, random: {}
-    classes = program.config.get("num_embeds_ada_norm") or program.config.get("num_class_embeds")
-    if others != ["class_labels"] or not classes:
-        raise DistillError(f"{program.name} also takes {', '.join(others)}: say with conditions= what to give")
-    return lambda count, random: {"class_labels": torch.randint(int(classes), (count,), generator=random)}
 
 
 def _stages(method: Any, classroom: Classroom, steps: int) -> list[tuple[int, ...]]:

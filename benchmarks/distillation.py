@@ -3,10 +3,10 @@
     python -m benchmarks.distillation --models dit --methods sfd --steps 4   # trains what is missing, from where it stopped
     python -m benchmarks.distillation --quantized W4A8,W4A4 --page           # docs/distillation.md and a dated JSON
 
-What was trained stays in build/distill, a folder a run, and is read from there. Every student gets the same number of
-iterations and the same batch. `apart` is the root mean square distance to the teacher's own images in 50 steps from the same
-noise; Fréchet distances are over the same images. Methods that want images get those that the teacher draws: no data set is
-needed.
+What was trained stays in build/distill, a folder a run, and is read from there. Every student gets the same batch and the same
+number of evaluations of the model: `--iterations` are those of sfd at 4 steps. `apart` is the root mean square distance to the
+teacher's own images in 50 steps from the same noise; Fréchet distances are over the same images. Methods that want images get
+those that the teacher draws: no data set is needed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from aquatint.compiler.errors import DistillError
 from aquatint.compiler.training import Schooling
 from aquatint.quality import FeatureSpace
 from aquatint.sampling import SamplingPlan, noise, sample, scheduler_from
-from benchmarks.records import markdown, todays_record, write_record
+from benchmarks.distillation_page import COLUMNS, page, picture, tables
+from benchmarks.records import todays_record, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "distill"
 STEPS, PLAIN_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 16, 50)
 METHODS = ("schedule", "sfd", "progressive", "consistency", "lcm")
-NOTE = """`python -m benchmarks.distillation` on a CPU.
-Fréchet distance to real images / root mean square distance to the teacher's images in 50 steps from the same noise."""
+TURNS = 9
 SEED = 10_000  # of the noise that all are judged on; training never sees it
 
 
@@ -65,13 +65,17 @@ def teachers_images(name: str, teacher: Checkpoint, count: int = 2048) -> Tensor
     return load_file(file)["images"].float()
 
 
+def evaluations(method: str, steps: int) -> int:
+    """Of the model in an iteration for each image; with a pass backwards it is three."""
+    return {"sfd": 3 * steps + max(4 * steps, 16), "progressive": 5, "consistency": 4, "lcm": 5}.get(method, 1)
+
+
 def student(name: str, teacher: Checkpoint, method: str, steps: int, options: argparse.Namespace) -> Any:
     """A trained student; or the sentence that it was refused with."""
     data = None if method in ("sfd", "schedule") else teachers_images(name, teacher)
-    place, schooling = (
-        FOLDER / name / f"{method}-{steps}-{options.iterations}",
-        Schooling(options.iterations, rate=options.rate),
-    )
+    place = FOLDER / name / f"{method}-{steps}-{options.iterations}"
+    iterations = round(options.iterations * evaluations("sfd", 4) / evaluations(method, steps))
+    schooling = Schooling(iterations, rate=options.rate, precision=options.precision)
     return kept(
         place,
         lambda: aquatint.distill(
@@ -84,7 +88,7 @@ def student(name: str, teacher: Checkpoint, method: str, steps: int, options: ar
 def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps: int, options: argparse.Namespace) -> Any:
     """A quantized model of which the branch alone has learned; or the sentence that it was refused with."""
     place = FOLDER / name / f"branch-{label}-{steps}-{options.iterations}"
-    schooling = Schooling(options.iterations, rate=options.branch_rate)
+    schooling = Schooling(options.iterations, rate=options.branch_rate, precision=options.precision)
     return kept(
         place,
         lambda: aquatint.distill(
@@ -167,7 +171,45 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         found[method] = {n: judged(judge, model, f"{method} {options.iterations}") for n, model in made.items()}
     if options.quantized:
         found["quantized"] = quantized_rows(name, teacher, judge, options)
+    if options.page:
+        found["speed"] = speed(name, teacher, options)
+        picture(name, found, strips(name, teacher, options))
     return found
+
+
+def strips(name: str, teacher: Checkpoint, options: argparse.Namespace) -> dict[str, Tensor]:
+    """The first images of each way, from the same noise."""
+    ddim, dpm = even(teacher.scheduler), even(teacher.scheduler, "DPMSolverMultistepScheduler")
+    ways: dict[str, tuple[Any, Any, SamplingPlan]] = {"teacher, 50 steps": (teacher.model, ddim, SamplingPlan(50))}
+    ways |= {f"{k}, 4 steps": (teacher.model, v, SamplingPlan(4)) for k, v in {"DDIM": ddim, "DPM-Solver++": dpm}.items()}
+    for method in options.methods.split(","):
+        for steps in map(int, options.steps.split(",")):
+            made = student(name, teacher, method, steps, options) if method != "schedule" and steps <= 4 else ""
+            if not isinstance(made, str):
+                config = made.program.sampler
+                ways[f"{method}, {steps} step{'s' * (steps > 1)}"] = made, scheduler_from(config), SamplingPlan.of(config)
+    return {label: drawn(name, model, sampler, plan, COLUMNS) for label, (model, sampler, plan) in ways.items()}
+
+
+def speed(name: str, teacher: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of one image, from noise on; the contenders take turns."""
+    ddim, four = even(teacher.scheduler), SamplingPlan(4)
+    ways: dict[str, tuple[Any, Any, SamplingPlan]] = {"torch fp32, 50 steps": (teacher.model, ddim, SamplingPlan(50))}
+    learned = student(name, teacher, "sfd", 4, options)
+    if not isinstance(learned, str):
+        sampler = scheduler_from(learned.program.sampler)
+        ways["our fp32, 4 steps"] = learned, sampler, four
+        for label in ("W4A8", "W4A4"):
+            small = quantized(name, learned, even(teacher.scheduler), f"svdq-{label.lower()}-r32", 4)
+            ways[f"{label}, 4 steps"] = small, sampler, four
+    taken: dict[str, list[float]] = {label: [] for label in ways}
+    for _ in range(TURNS + 2):
+        for label, (model, sampler, plan) in ways.items():
+            began = time.perf_counter()
+            drawn(name, model, sampler, plan, 1)
+            taken[label].append(1e3 * (time.perf_counter() - began))
+    counted = {label: sorted(values[2:]) for label, values in taken.items()}
+    return {k: {"ms": v[len(v) // 2], "spread": (v[-1] - v[0]) / v[len(v) // 2]} for k, v in counted.items()}
 
 
 def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argparse.Namespace) -> dict[str, Any]:
@@ -187,24 +229,6 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
     return rows
 
 
-def tables(results: dict[str, Any]) -> str:
-    """Fréchet distance / distance to the teacher, by method and steps."""
-    parts = []
-    for name, found in results.items():
-        counts = sorted({int(n) for label, row in found.items() if label != "quantized" for n in row})
-        rows = [[label, *(_cell(row.get(str(n))) for n in counts)] for label, row in found.items() if label != "quantized"]
-        parts.append(f"## fashion-{name}\n\n{markdown(['Fréchet / apart', *(f'{n} steps' for n in counts)], rows)}")
-        if "quantized" in found:
-            parts.append(markdown(["4 steps", "Fréchet / apart"], [[k, _cell(v)] for k, v in found["quantized"].items()]))
-    return "\n".join(parts)
-
-
-def _cell(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    return "refused" if "refused" in found else f"{found['Fréchet']:.1f} / {found['apart']:.3f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="dit,unet")
@@ -214,18 +238,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--branch-rate", type=float, default=1e-3)
+    parser.add_argument("--precision", default="bfloat16", help="of products in training (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--quantized", default="", help="W4A8, W4A4 or both, by commas: quantized students too")
-    parser.add_argument("--page", action="store_true", help="write docs/distillation.md and a dated JSON")
+    parser.add_argument("--page", action="store_true", help="write docs/distillation.md, its pictures and a dated JSON")
     options = parser.parse_args()
     results = {name: measured(name, options) for name in options.models.split(",")}
     print(tables(results))
     if not options.page:
         return
     results = {**(todays_record("distillation") or {"models": {}})["models"], **results}  # of the other model
-    path = write_record("distillation", {"iterations": options.iterations, "batch": options.batch, "models": results})
-    head = f"# Fewer steps: results\n\n{options.iterations} iterations of {options.batch} images each; {path.name}. {NOTE}\n\n"
-    (ROOT / "docs" / "distillation.md").write_text(head + tables(results))
+    settings = {"iterations": options.iterations, "batch": options.batch, "precision": options.precision}
+    path = write_record("distillation", {**settings, "models": results})
+    about = f"{options.iterations} iterations of {options.batch} images for sfd at 4 steps, in {options.precision}"
+    page(path.name, about, results)
 
 
 if __name__ == "__main__":

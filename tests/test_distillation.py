@@ -167,6 +167,45 @@ def test_adapters_are_added_to_the_weights(precision: str) -> None:
     assert torch.equal(student.program.weights["inner.bias"], model.inner.bias)
 
 
+class Labelled(Small):
+    """With two classes, and none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.label = nn.Embedding(3, 512)
+        nn.init.normal_(self.label.weight, std=0.5, generator=torch.Generator().manual_seed(2))
+
+    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
+        inner = self.first(sample.flatten(1)) + self.time(timestep.view(-1, 1) / 500 - 1) + self.label(class_labels)
+        return self.last(nn.functional.silu(self.inner(nn.functional.silu(inner)))).view(-1, 2, 1, 1)
+
+
+def test_a_student_learns_the_guidance_of_its_teacher() -> None:
+    model, plan = Labelled().eval(), scheduler()
+    options: dict[str, Any] = {
+        "conditions": lambda n, random: {"class_labels": torch.randint(2, (n,), generator=random)},
+        "calibrate": lambda m: m(torch.randn(2, 2, 1, 1), torch.tensor([3, 400]), torch.tensor([0, 1])),
+        "guidance": 3.0,
+    }
+    with pytest.raises(DistillError, match="say with unconditional="):
+        aquatint.distill(model, plan, "sfd", 1, **options)
+    nothing = {"unconditional": lambda n, random: {"class_labels": torch.full((n,), 2)}}
+    with pytest.raises(DistillError, match="so no student learns a guidance of 3"):
+        aquatint.distill(model, plan, "schedule", 1, **options, **nothing)
+    student = aquatint.distill(model, plan, "sfd", 1, **options, **nothing, schooling=Schooling(200, rate=2e-3), batch=64)
+    process, noise = Process.of(plan), torch.randn(64, 2, 1, 1, generator=torch.Generator().manual_seed(9))
+    labels = torch.arange(64) % 2
+
+    def guided(x: Tensor, t: Tensor) -> Tensor:
+        plain = model(x, t, torch.full_like(labels, 2))
+        return plain + 3 * (model(x, t, labels) - plain)
+
+    with torch.no_grad():
+        far, once = (ddim(process, guided, noise, process.stamps(n)) for n in (50, 1))
+        learned = ddim(process, lambda x, t: student(x, t, labels), noise, process.stamps(1))
+    assert (learned - far).square().mean() * 4 < (once - far).square().mean()
+
+
 def test_a_speed_pack_changes_the_branch_alone(tmp_path: Path) -> None:
     model = Small().eval()
     recipe = aquatint.recipe_named("svdq-w4a4-r32")

@@ -1,0 +1,158 @@
+"""A classroom: teacher and student as functions of a state and a time, what both are asked, and how they compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from aquatint.compiler.distilling import Batch, Lesson, Method, Says, ddim
+from aquatint.compiler.errors import DistillError
+from aquatint.compiler.process import Process, check_prediction
+from aquatint.compiler.program import Program
+from aquatint.compiler.time_schedule import optimal_stamps
+from aquatint.compiler.trainable import Trainable
+from aquatint.compiler.training import School, Watch
+
+Conditions = Callable[[int, torch.Generator], dict[str, Tensor]]
+CHECKED = 64  # images that teacher and student are compared on
+TEACHER_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Root mean square distances to the teacher's images in 50 steps, from the same noise."""
+
+    steps: int
+    student: float
+    teacher: float  # its plain sampler, in as many steps as the student
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steps} steps: {self.student:.4f} from the teacher in {TEACHER_STEPS}, the teacher itself {self.teacher:.4f}"
+        )
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Classifier-free guidance (arXiv 2207.12598): away from what is said under no condition, by a weight."""
+
+    weight: float
+    unconditional: Conditions
+
+
+@dataclass(frozen=True)
+class Classroom:
+    """Teacher and student, and what both are asked about; `guide` is the teacher's, and `first` that of the original."""
+
+    process: Process
+    teacher: Trainable
+    student: Trainable
+    original: Trainable
+    shape: tuple[int, ...]
+    conditions: Conditions
+    batch: int
+    seed: int
+    guide: Guide | None = None
+    first: Guide | None = None
+
+    def check(self) -> None:
+        """Does the scheduler say of the model what it does? DistillError if not."""
+        noise, given = self.noise(4, -1)
+        with torch.no_grad():
+            said = self.says(self.teacher, given)(noise, torch.full((4,), self.process.times - 1))
+        check_prediction(self.process, noise, said)
+
+    def noise(self, count: int, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Noise of an iteration, and the conditions that go with it."""
+        random = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration + 1)
+        given = self.conditions(count, random)
+        return torch.randn(count, *self.shape, generator=random), given
+
+    def says(self, who: Trainable, given: dict[str, Tensor], precision: str = "float32") -> Says:
+        """What one of them predicts under conditions."""
+        name = who.program.interface.inputs[0].path
+
+        def predicted(state: Tensor, time: Tensor) -> Tensor:
+            with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                said = who(**{name: state, "timestep": self.process.told[time]}, **given)
+            return said[:, : state.shape[1]].float()
+
+        return predicted
+
+    def guided(self, who: Trainable, given: dict[str, Tensor], guide: Guide | None, precision: str = "float32") -> Says:
+        """What one of them predicts with guidance."""
+        wanted = self.says(who, given, precision)
+        if guide is None:
+            return wanted
+
+        def predicted(state: Tensor, time: Tensor) -> Tensor:
+            nothing = {**given, **guide.unconditional(len(state), torch.Generator().manual_seed(0))}
+            plain = self.says(who, nothing, precision)(state, time)
+            return plain + guide.weight * (wanted(state, time) - plain)
+
+        return predicted
+
+    def taught(
+        self, method: Method, stamps: Sequence[int], data: Tensor | None, school: School, watch: Watch
+    ) -> dict[str, Tensor]:
+        """The student's weights after all iterations; every draw of one is seeded by its number."""
+
+        def losses(iteration: int, done: float) -> Iterator[Tensor]:
+            noise, given = self.noise(self.batch, iteration)
+            random = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration + 500_000)
+            clean = None if data is None else data[torch.randint(len(data), (self.batch,), generator=random)].float()
+            precision = school.schooling.precision
+            teacher = self.guided(self.teacher, given, self.guide, precision)
+            student = self.says(self.student, given, precision)
+            lesson = Lesson(self.process, teacher, student, tuple(stamps))
+            return method.losses(lesson, Batch(noise, clean, random, done))
+
+        state = self.student.shipped(school.run(losses, watch))
+        self.student.load(state)
+        return state
+
+    def promoted(self) -> Classroom:
+        """With what the student knows now as the next teacher."""
+        program = self.student.program_with(self.student.state())
+        return replace(self, teacher=Trainable(program).requires_grad_(False), guide=None)
+
+    def compared(self, stamps: Sequence[int]) -> Comparison:
+        """Student and plain teacher beside the teacher in many steps, on noise that neither has seen."""
+        noise, given = self.noise(CHECKED, -2)
+        student, original = self.says(self.student, given), self.guided(self.original, given, self.first)
+
+        def drawn(says: Says, through: Sequence[int]) -> Tensor:
+            with torch.no_grad():
+                return ddim(self.process, says, noise, through)
+
+        far, plain = drawn(original, self.process.stamps(TEACHER_STEPS)), self.process.stamps(len(stamps))
+        pairs = ((student, stamps), (original, plain))
+        apart = [(drawn(says, through) - far).square().mean().sqrt().item() for says, through in pairs]
+        return Comparison(len(stamps), *apart)
+
+    def best_times(self, steps: int) -> tuple[int, ...]:
+        """Of the teacher's own path."""
+        noise, given = self.noise(CHECKED, -3)
+        return optimal_stamps(self.process, self.guided(self.teacher, given, self.guide), noise, steps)
+
+
+def default_conditions(program: Program) -> Conditions:
+    """Nothing, or random class labels for a model that takes some; DistillError for what can't be guessed."""
+    others = [s.path for s in program.interface.inputs[1:] if s.path != "timestep"]
+    if not others:
+        return lambda count, random: {}
+    classes = program.config.get("num_embeds_ada_norm") or program.config.get("num_class_embeds")
+    if others != ["class_labels"] or not classes:
+        raise DistillError(f"{program.name} also takes {', '.join(others)}: say with conditions= what to give")
+    return lambda count, random: {"class_labels": torch.randint(int(classes), (count,), generator=random)}
+
+
+def default_unconditional(program: Program) -> Conditions:
+    """The label behind all classes; DistillError for a model that has none."""
+    classes = program.config.get("num_embeds_ada_norm") or program.config.get("num_class_embeds")
+    if not classes or "class_labels" not in [spec.path for spec in program.interface.inputs]:
+        raise DistillError(f"{program.name}: say with unconditional= what its inputs are without a condition")
+    return lambda count, random: {"class_labels": torch.full((count,), int(classes))}
