@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,9 @@ def sample(
     given_labels = labels
     if guided and labels is not None:
         given_labels = torch.cat([labels, torch.full_like(labels, null_label or 0)])
+    more: dict[str, Any] = {}
+    if "generator" in inspect.signature(scheduler.step).parameters:  # for one that adds noise in each step: each image its own
+        more["generator"] = [torch.Generator().manual_seed(plan.seed + i) for i in range(len(start))]
     keywords = dict(extra or {}) | ({} if given_labels is None else {"class_labels": given_labels})
     with torch.no_grad():
         for time in scheduler.timesteps:
@@ -80,7 +84,7 @@ def sample(
             if guided:
                 wanted, plain = predicted.chunk(2)
                 predicted = plain + plan.guidance * (wanted - plain)
-            images = scheduler.step(predicted[:, : images.shape[1]], time, images, return_dict=False)[0]
+            images = scheduler.step(predicted[:, : images.shape[1]], time, images, return_dict=False, **more)[0]
     return images
 
 

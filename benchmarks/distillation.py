@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import aquatint
 from aquatint.checkpoint import Checkpoint, open_checkpoint
 from aquatint.commands.demo import MODELS
 from aquatint.compiler.errors import DistillError
+from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.training import Schooling
 from aquatint.quality import FeatureSpace
 from aquatint.sampling import SamplingPlan, noise, sample, scheduler_from
@@ -36,6 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "distill"
 STEPS, PLAIN_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 16, 50)
 METHODS = ("schedule", "sfd", "progressive", "consistency", "lcm")
+ANY_STEPS = ("consistency", "lcm")  # what they learn is of no number of steps
 TURNS = 9
 SEED = 10_000  # of the noise that all are judged on; training never sees it
 
@@ -72,6 +75,8 @@ def evaluations(method: str, steps: int) -> int:
 
 def student(name: str, teacher: Checkpoint, method: str, steps: int, options: argparse.Namespace) -> Any:
     """A trained student; or the sentence that it was refused with."""
+    if method in ANY_STEPS and steps != 1:
+        return in_steps(student(name, teacher, method, 1, options), steps)
     data = None if method in ("sfd", "schedule") else teachers_images(name, teacher)
     place = FOLDER / name / f"{method}-{steps}-{options.iterations}"
     iterations = round(options.iterations * evaluations("sfd", 4) / evaluations(method, steps))
@@ -83,6 +88,14 @@ def student(name: str, teacher: Checkpoint, method: str, steps: int, options: ar
             folder=place, watch=_shown(f"{name} {method} {steps}"),
         ),
     )  # fmt: skip
+
+
+def in_steps(model: Any, steps: int) -> Any:
+    """The same student, to draw in another number of steps."""
+    if isinstance(model, str):
+        return model
+    program = replace(model.program.copy(), sampler={**model.program.sampler, "num_inference_steps": steps})
+    return CompressedModule(program, model.target, model.recipe, model.report)
 
 
 def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps: int, options: argparse.Namespace) -> Any:
