@@ -257,26 +257,28 @@ class EditSession:
         return recording
 
     def _edited(self, image: Tensor, old: _Recording, entries: Incremental, regions: Regions, commit: bool) -> _Recording:
-        """A run of some places; what was kept is brought up to date where it is to be."""
+        """A run of some places; behind it, what was kept is brought up to date: an edit that is interrupted changes nothing."""
         indices = [regions.index(i) for i in entries.indices]
         names = [name for k in entries.kept for name in _names(k)]
         updated = [(name, k.places) for k in entries.kept if k.form != "whole" for name in _names(k)]
-        new = _Recording(image.clone(), old.noise, image, [], old.once)
+        new = _Recording(image.clone(), old.noise, image, old.steps if commit else [], old.once)
+        updates: list[list[Tensor]] = []
         count = len(self.compiled.program.graph.output_node().args[0])  # type: ignore[arg-type]
 
         def call(place: int, inputs: list[Tensor]) -> Tensor:
             kept = {**old.once, **old.steps[place]}
             found = self._edit_run(*inputs, *indices, *(kept[name] for name in names))
-            if commit:
-                for (name, places), value in zip(updated, found[count:], strict=True):
-                    if places is None:
-                        old.steps[place][name] = value
-                    else:
-                        kept[name].index_copy_(1, regions.index(places), value)
-                new.steps.append(old.steps[place])
+            updates.append(found[count:] if commit else [])
             return found[0]
 
         new.drawn = self._draw(image, old.noise, call)
+        for step, values in zip(old.steps, updates, strict=True):
+            kept = {**old.once, **step}
+            for (name, places), value in zip(updated if commit else (), values, strict=True):
+                if places is None:
+                    step[name] = value
+                else:
+                    kept[name].index_copy_(1, regions.index(places), value)
         return new
 
     def _draw(self, image: Tensor, start: Tensor | None, call: Any) -> Tensor:

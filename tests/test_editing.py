@@ -132,6 +132,25 @@ def test_an_edit_that_is_not_kept_leaves_the_recording(small: CompressedModule) 
     assert torch.equal(ours.apply(painted(), commit=False), once)
 
 
+@pytest.mark.native
+def test_an_edit_that_is_interrupted_changes_nothing(small: CompressedModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = session(small)
+    ours.record(IMAGE)
+    before = ours.apply(painted(), commit=False)
+    step, left = ours.sampler.step, iter(range(1))
+
+    def stopped(*args: object, **kwargs: object) -> object:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(ours.sampler, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ours.apply(painted(2))
+    monkeypatch.undo()
+    assert torch.equal(ours.apply(painted(), commit=False), before)
+
+
 def test_memory_is_told_and_kept_to(small: CompressedModule) -> None:
     eight, four = (session(small, cache=c).memory(IMAGE.shape) for c in ("int8", "int4-g64"))
     plain = session(small, cache="float32").memory(IMAGE.shape)
