@@ -101,8 +101,9 @@ class Classroom:
         """The student's weights after all iterations; every draw of one is seeded by its number."""
 
         def losses(iteration: int, done: float) -> Iterator[Tensor]:
-            noise, given = self.noise(self.batch, iteration)
-            random = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration + 500_000)
+            turn = school.company.turn(iteration)
+            noise, given = self.noise(self.batch, turn)
+            random = torch.Generator().manual_seed(self.seed * 1_000_003 + turn + 500_000)
             clean = None if data is None else data[torch.randint(len(data), (self.batch,), generator=random)].float()
             precision = school.schooling.precision
             teacher = self.guided(self.teacher, given, self.guide, precision)

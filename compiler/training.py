@@ -1,11 +1,13 @@
 """The loop that trains a student: a learning rate that ends at zero, checkpoints that a killed run goes on from, a time budget.
 
-Every draw of an iteration is seeded by its number, so a run that is resumed ends with the bits of one that was not.
+Every draw of an iteration is seeded by its number, so a run that is resumed ends with the bits of one that was not. Where
+torchrun has started several processes, each draws a batch of its own, and all take the same steps.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aquatint.compiler.company import Company
 from aquatint.compiler.errors import DistillError
 from aquatint.compiler.trainable import Trainable
 
@@ -69,7 +72,7 @@ class School:
     def __init__(self, student: Trainable, schooling: Schooling, folder: Path | None, identity: Mapping[str, Any]) -> None:
         self.student, self.schooling, self.folder = student, schooling, folder
         self.identity = {**identity, **{k: v for k, v in asdict(schooling).items() if k not in ("seconds", "every")}}
-        self.progress = Progress()
+        self.progress, self.company = Progress(), Company.here()
         self.optimizer = torch.optim.Adam(student.trained.parameters(), lr=schooling.rate)
         self.average = {n: t.clone() for n, t in student.state().items()} if schooling.averaged else None
 
@@ -80,7 +83,7 @@ class School:
         began, before = time.monotonic(), progress.seconds
         while progress.iteration < schooling.iterations:
             progress.seconds = before + time.monotonic() - began
-            if schooling.seconds is not None and progress.seconds >= schooling.seconds:
+            if schooling.seconds is not None and self.company.any(progress.seconds >= schooling.seconds):
                 break
             done = progress.iteration / schooling.iterations
             progress.loss = self._iteration(losses, done)
@@ -98,11 +101,14 @@ class School:
             group["lr"] = self.schooling.rate * (1 - done)
         total, count = 0.0, 0
         for loss in losses(self.progress.iteration, done):
-            value = float(loss.detach())
-            if not torch.isfinite(loss):
+            mean = loss.detach().clone()
+            self.company.average([mean])
+            value = float(mean)
+            if not math.isfinite(value):
                 raise DistillError(self._stopped(value))
             self.optimizer.zero_grad()
             loss.backward()
+            self.company.average([p.grad for p in self.student.trained.parameters() if p.grad is not None])
             torch.nn.utils.clip_grad_norm_(self.student.trained.parameters(), self.schooling.clip)
             self.optimizer.step()
             self.progress.steps += 1
@@ -130,7 +136,7 @@ class School:
         return None if self.folder is None else self.folder / "training.safetensors"
 
     def _save(self) -> None:
-        if self._file is None or self.folder is None:
+        if self._file is None or self.folder is None or self.company.rank:
             return
         tensors = {f"student.{n}": t.contiguous() for n, t in self.student.state().items()}
         for i, parameter in enumerate(self.student.trained):

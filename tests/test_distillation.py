@@ -291,6 +291,23 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         distilled("sfd", 2, schooling=schooling, folder=tmp_path, seed=7)
 
 
+def _taught_together(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    student = distilled("sfd", 2, schooling=Schooling(100, rate=2e-2, clip=10.0), folder=folder / "checkpoints")
+    student.save(folder / f"{rank}.aq")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_train_one_student_together(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_taught_together, (tmp_path,), nprocs=2)
+    first, second = (aquatint.load(tmp_path / f"{rank}.aq") for rank in range(2))
+    alone = distilled("sfd", 2, schooling=Schooling(100, rate=2e-2, clip=10.0))
+    for name, weight in first.program.weights.items():
+        assert torch.equal(weight, second.program.weights[name]), name
+    assert not torch.equal(first.program.weights["gain"], alone.program.weights["gain"]), "each had a batch of its own"
+    assert error(first, 2) * 3 < error(Exact(scheduler()), 2)
+
+
 def test_own_losses_plug_in() -> None:
     class Nearest:
         name, trains, needs_data, sampler = "nearest", True, False, "DDIMScheduler"

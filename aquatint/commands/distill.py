@@ -1,4 +1,7 @@
-"""Train a student of a checkpoint that draws in few steps; what was trained is kept, and a run that was stopped goes on."""
+"""Train a student of a checkpoint that draws in few steps; what was trained is kept, and a run that was stopped goes on.
+
+torchrun --nproc-per-node 2 -m aquatint distill ... trains with several processes: --batch is that of each.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-4, help="of Adam, falling to zero (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="stop training after so long")
+    parser.add_argument("--train", default="all", help="all, or lora: adapters alone (default: %(default)s)")
+    parser.add_argument("--precision", default="float32", help="of products in training: float32, bfloat16")
+    parser.add_argument("--guidance", type=float, default=1.0, help="that the student learns, of a model with classes")
     parser.add_argument("--checkpoints", type=Path, help="where they go (default: beside the output)")
     parser.add_argument("--config", type=Path, help="config.json of a single safetensors file")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def run(options: argparse.Namespace) -> None:
+    import torch.distributed as dist
+
     from aquatint.checkpoint import CheckpointError, open_checkpoint
     from aquatint.commands.terminal import console, progress_bar
+    from aquatint.compiler.company import Company
     from aquatint.compiler.training import Schooling
     from aquatint.distillation import distill
 
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
+    company = Company.here()
     checkpoint = open_checkpoint(options.model, options.config)
     if checkpoint.scheduler is None:
         raise CheckpointError(f"no scheduler lies beside {options.model}: its configuration says what the model predicts")
@@ -33,11 +45,15 @@ def run(options: argparse.Namespace) -> None:
     with progress_bar() as progress:
 
         def watch(iteration: int, loss: float, left: float) -> None:
-            progress(f"{options.method}: loss {loss:.4f}, {left:.0f} s left", iteration, options.iterations)
+            if company.rank == 0:
+                progress(f"{options.method}: loss {loss:.4f}, {left:.0f} s left", iteration, options.iterations)
 
         student = distill(
             checkpoint.model, checkpoint.scheduler, options.method, options.steps, batch=options.batch, folder=place,
-            schooling=Schooling(options.iterations, options.seconds, options.rate), seed=options.seed, watch=watch,
+            schooling=Schooling(options.iterations, options.seconds, options.rate, precision=options.precision),
+            train=options.train, guidance=options.guidance, seed=options.seed, watch=watch,
         )  # fmt: skip
+    if company.rank:
+        return
     student.save(options.output)
     console.print(f"{options.output}: {student.report['distillation']['comparison']}", markup=False)
