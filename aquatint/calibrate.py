@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aquatint.compiler.capture import Example
 from aquatint.compiler.errors import CalibrationError
-from aquatint.sampling import scheduler_from
+from aquatint.sampling import SamplingPlan, scheduler_from
 
 DENOISERS = ("transformer", "unet", "prior", "dit")
 PROMPTS = ("a photograph of a lighthouse at dusk", "a bowl of red apples on a wooden table, oil painting",
@@ -79,16 +79,18 @@ def pipeline_calibration(pipeline: Any, seed: int) -> Callable[[Any], object]:
 def default_calibration(model: nn.Module, sampler: Any, seed: int) -> Callable[[nn.Module], object]:
     """Sampling from noise over all time steps, for a model whose configuration tells its inputs' shapes.
 
-    Without a `sampler`, diffusers' DDIM with its defaults is assumed. Raises CalibrationError for a model that it can't
-    tell the inputs of.
+    Without a `sampler`, a student is sampled at its own times, and for others diffusers' DDIM with its defaults is assumed.
+    Raises CalibrationError for a model that it can't tell the inputs of.
     """
     parameters = inspect.signature(model.forward).parameters.values()
     required = {p.name: p.default is p.empty and "VAR" not in p.kind.name for p in parameters}
     inputs = drawn_inputs(type(model).__name__, dict(getattr(model, "config", None) or {}), required, seed)
 
     def run(model: nn.Module) -> None:
-        scheduler = sampler or scheduler_from({})
-        scheduler.set_timesteps(STEPS)
+        own = getattr(getattr(model, "program", None), "sampler", None) or {}
+        student = sampler is None and "num_inference_steps" in own
+        scheduler = scheduler_from(own) if student else sampler or scheduler_from({})
+        (SamplingPlan.of(own) if student else SamplingPlan(STEPS)).begin(scheduler)
         image = next(iter(inputs))
         noisy = inputs[image] * getattr(scheduler, "init_noise_sigma", 1.0)
         for time in scheduler.timesteps:

@@ -15,13 +15,16 @@ from aquatint.compiler.capture import capture
 from aquatint.compiler.distilling import Method, describe
 from aquatint.compiler.errors import DistillError
 from aquatint.compiler.module import CompressedModule
+from aquatint.compiler.pipeline import Context, run_pass
 from aquatint.compiler.plan import Decision
 from aquatint.compiler.process import Process
 from aquatint.compiler.program import Program
 from aquatint.compiler.report import assemble
+from aquatint.compiler.statistics import Calibration
 from aquatint.compiler.trainable import Trainable
 from aquatint.compiler.training import School, Schooling, Watch
 from aquatint.passes.distill import METHODS
+from aquatint.passes.tabulate import Tabulate
 from aquatint.runtime import target_named
 
 FLOW = {
@@ -46,6 +49,7 @@ def distill(
     batch: int = 32,
     schooling: Schooling = Schooling(),  # noqa: B008  frozen
     folder: str | Path | None = None,
+    tables: bool = False,
     seed: int = 0,
     watch: Watch = lambda *_: None,
 ) -> CompressedModule:
@@ -65,6 +69,8 @@ def distill(
     calibrate   called with the model, shows a call of it, as for `optimize`; needed for models that are not of diffusers
     schooling   iterations, seconds, learning rate; see `Schooling`
     folder      where checkpoints go, and where a run that was stopped goes on from
+    tables      what follows from time (and a class) alone is looked up: no products for it any more, and no other times; see
+                `passes.tabulate`
     watch       called as (iteration, loss, seconds left)
 
     The student carries its scheduler's configuration in `program.sampler`, with its number of steps, and a `Comparison` in
@@ -110,10 +116,19 @@ def distill(
             f"refused: the student is worse than the teacher's plain sampler at the same number of steps ({found})"
         )
     trained = replace(student.program_with(state), sampler=_sampler(scheduler, chosen, stages[-1], process))
+    if tables:
+        trained = with_tables(trained, process.told[list(stages[-1])].tolist())
     kept = {site.name: Decision(None, "as its teacher's, but for what was learned") for site in trained.sites}
     base = model.report if isinstance(model, CompressedModule) else assemble(program, trained, "distilled", kept, [])
     report = {**base, "distillation": {"method": chosen.name, "comparison": str(found)}}
     return CompressedModule(trained, target_named("cpu"), getattr(model, "recipe", {}), report)
+
+
+def with_tables(program: Program, stamps: list[float]) -> Program:
+    """A student's program that looks up what follows from its stamps, and a class, alone."""
+    classes = program.config.get("num_embeds_ada_norm") or program.config.get("num_class_embeds")
+    rows = int(classes) + 1 if classes else 0  # the last stands for no class
+    return run_pass(program, Tabulate(tuple(stamps), rows), Context({}, Calibration(((),))))[0]
 
 
 def program_of(model: nn.Module, calibrate: Callable[[Any], object] | None, scheduler: Any, seed: int) -> Program:

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from aquatint.compiler.errors import InputError
 
-PLAN = (
-    "num_inference_steps",
-    "timesteps",
-    "sigmas",
-)  # of a student's scheduler configuration: what `set_timesteps` is called with
+# Of a student's scheduler configuration: what `set_timesteps` is called with, and the times that it has tables for.
+PLAN = ("num_inference_steps", "timesteps", "sigmas", "tables")
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,11 @@ class SamplingPlan:
         if steps is None and config.get("sigmas"):
             return SamplingPlan(len(config["sigmas"]), guidance, seed, sigmas=tuple(config["sigmas"]))
         return SamplingPlan(steps or config.get("num_inference_steps", 20), guidance, seed)
+
+    def begin(self, scheduler: Any) -> None:
+        """Set the scheduler's times."""
+        uneven = {name: list(v) for name in ("timesteps", "sigmas") if (v := getattr(self, name)) is not None}
+        scheduler.set_timesteps(**(uneven or {"num_inference_steps": self.steps}))
 
 
 def scheduler_from(config: Mapping[str, Any]) -> Any:
@@ -65,8 +67,7 @@ def sample(
     labels: Tensor | None = None, null_label: int | None = None, extra: Mapping[str, Any] | None = None,
 ) -> Tensor:  # fmt: skip
     """Images (N, C, H, W) from noise `start`. With labels (N,) and guidance > 1, `null_label` stands for "any class"."""
-    uneven = {name: list(v) for name in ("timesteps", "sigmas") if (v := getattr(plan, name)) is not None}
-    scheduler.set_timesteps(**(uneven or {"num_inference_steps": plan.steps}))
+    plan.begin(scheduler)
     images = start * getattr(scheduler, "init_noise_sigma", 1.0)
     guided = labels is not None and plan.guidance != 1.0 and null_label is not None
     given_labels = labels

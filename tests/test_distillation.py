@@ -167,6 +167,20 @@ def test_adapters_are_added_to_the_weights(precision: str) -> None:
     assert torch.equal(student.program.weights["inner.bias"], model.inner.bias)
 
 
+def test_a_student_with_tables_knows_its_own_times() -> None:
+    model, schooling = Small().eval(), Schooling(60, rate=2e-3)
+    options: dict[str, Any] = {"calibrate": called, "schooling": schooling, "batch": 64}
+    plain, looked_up = (aquatint.distill(model, scheduler(), "sfd", 2, tables=t, **options) for t in (False, True))
+    assert looked_up.program.sampler["tables"] == [999.0, 499.0]
+    x, own = torch.randn(3, 2, 1, 1), torch.tensor([999, 499, 999])
+    torch.testing.assert_close(looked_up(x, own), plain(x, own), rtol=1e-4, atol=1e-5)
+    assert looked_up(x, torch.tensor([999, 499, 7]))[2].isnan().all()
+    assert "time" not in [site.name for site in looked_up.program.sites]
+    as_diffusers = lambda x, timestep: SimpleNamespace(sample=looked_up(x, timestep))  # noqa: E731
+    config = looked_up.program.sampler
+    assert not sample(as_diffusers, scheduler_from(config), x, SamplingPlan.of(config)).isnan().any()
+
+
 class Labelled(Small):
     """With two classes, and none."""
 
