@@ -91,7 +91,7 @@ def default_calibration(model: nn.Module, sampler: Any, seed: int) -> Callable[[
         student = sampler is None and "num_inference_steps" in own
         scheduler = scheduler_from(own) if student else sampler or scheduler_from({})
         (SamplingPlan.of(own) if student else SamplingPlan(STEPS)).begin(scheduler)
-        image = next(iter(inputs))
+        image, random = next(iter(inputs)), torch.Generator().manual_seed(seed)
         noisy = inputs[image] * getattr(scheduler, "init_noise_sigma", 1.0)
         for time in scheduler.timesteps:
             given = scheduler.scale_model_input(noisy, time) if hasattr(scheduler, "scale_model_input") else noisy
@@ -100,8 +100,9 @@ def default_calibration(model: nn.Module, sampler: Any, seed: int) -> Callable[[
                 out = model(**{**inputs, image: given, **times})
             if not times:
                 return
+            more = {"generator": random} if "generator" in inspect.signature(scheduler.step).parameters else {}
             predicted = out if isinstance(out, Tensor) else out[0]
-            noisy = scheduler.step(predicted[:, : noisy.shape[1]], time, noisy, return_dict=False)[0]
+            noisy = scheduler.step(predicted[:, : noisy.shape[1]], time, noisy, return_dict=False, **more)[0]
 
     return run
 

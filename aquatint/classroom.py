@@ -15,6 +15,7 @@ from aquatint.compiler.program import Program
 from aquatint.compiler.time_schedule import optimal_stamps
 from aquatint.compiler.trainable import Trainable
 from aquatint.compiler.training import School, Watch
+from aquatint.sampling import null_label
 
 Conditions = Callable[[int, torch.Generator], dict[str, Tensor]]
 CHECKED = 64  # images that teacher and student are compared on
@@ -152,8 +153,8 @@ def default_conditions(program: Program) -> Conditions:
 
 
 def default_unconditional(program: Program) -> Conditions:
-    """The label behind all classes; DistillError for a model that has none."""
-    classes = program.config.get("num_embeds_ada_norm") or program.config.get("num_class_embeds")
-    if not classes or "class_labels" not in [spec.path for spec in program.interface.inputs]:
+    """The label that stands for no class; DistillError for a model that has none."""
+    nothing = null_label(program.config)
+    if nothing is None or "class_labels" not in [spec.path for spec in program.interface.inputs]:
         raise DistillError(f"{program.name}: say with unconditional= what its inputs are without a condition")
-    return lambda count, random: {"class_labels": torch.full((count,), int(classes))}
+    return lambda count, random: {"class_labels": torch.full((count,), nothing)}

@@ -25,6 +25,7 @@ from aquatint.compiler.statistics import Calibration
 from aquatint.compiler.verify import shapes
 from aquatint.passes.recipes import recipe_named
 from aquatint.runtime import target_named
+from aquatint.sampling import check_times
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -88,7 +89,10 @@ def _compress(
         if isinstance(model, CompressedModule)
         else capture(model, recorder.examples[0], type(model).__name__, _sampler_config(sampler))
     )
-    _check_times(program, recorder.examples)
+    if (program.sampler or {}).get("tables"):
+        place = next(i for i, spec in enumerate(program.interface.inputs) if spec.path == "timestep")
+        asked = [program.interface.flatten(e.args, e.kwargs)[0][place].flatten() for e in recorder.examples]
+        check_times(program.sampler, torch.cat(asked))
     calibration, place = calibration_for(program, recorder.examples, seed), target_named(target)
     final, report = compress(program, recipe, calibration, progress)
     if fastest:
@@ -99,20 +103,6 @@ def _compress(
             final, report = compress(program, recipe, calibration, progress)
         report = with_costs(report, costs)
     return CompressedModule(final, place, recipe.to_json(), report)
-
-
-def _check_times(program: Program, examples: list[Example]) -> None:
-    """A student with tables is calibrated at its own times alone: CalibrationError for others."""
-    if not (tables := (program.sampler or {}).get("tables")):
-        return
-    place = next(i for i, spec in enumerate(program.interface.inputs) if spec.path == "timestep")
-    for example in examples:
-        time = program.interface.flatten(example.args, example.kwargs)[0][place].flatten().float()
-        if ((time.unsqueeze(1) - torch.tensor(tables)).abs().amin(1) > 0.5).any():
-            raise CalibrationError(
-                f"this student has tables for the times {', '.join(f'{t:g}' for t in tables)}, and `calibrate` called it at "
-                f"{time[0]:g}: sample it with its own scheduler"
-            )
 
 
 def compress(

@@ -26,6 +26,7 @@ from aquatint.compiler.training import School, Schooling, Watch
 from aquatint.passes.distill import METHODS
 from aquatint.passes.tabulate import Tabulate
 from aquatint.runtime import target_named
+from aquatint.sampling import null_label, times_of
 
 FLOW = {
     "DDIMScheduler": "FlowMatchEulerDiscreteScheduler",
@@ -44,6 +45,7 @@ def distill(
     data: Tensor | None = None,
     conditions: Conditions | None = None,
     guidance: float = 1.0,
+    time_scale: float = 1.0,
     unconditional: Conditions | None = None,
     calibrate: Callable[[Any], object] | None = None,
     batch: int = 32,
@@ -65,6 +67,7 @@ def distill(
     conditions  called with (count, generator), gives the model's other inputs by name: class_labels, encoder_hidden_states
     guidance    the weight of classifier-free guidance that the teacher draws with; the student learns it, and is called
                 without, once a step (arXiv 2210.03142)
+    time_scale  what the scheduler's times are multiplied with before the model is told: 1/1000 for Flux, as its pipeline does
     unconditional  like conditions, gives what stands for none; known without it for a model that takes class_labels
     calibrate   called with the model, shows a call of it, as for `optimize`; needed for models that are not of diffusers
     schooling   iterations, seconds, learning rate; see `Schooling`
@@ -95,6 +98,7 @@ def distill(
     frozen = Trainable(above).requires_grad_(False)
     asked = conditions or default_conditions(program)
     process, student = Process.of(scheduler), Trainable(program, train)
+    process = process if time_scale == 1.0 else replace(process, told=process.told * time_scale)
     guide = None if guidance == 1.0 else Guide(guidance, unconditional or default_unconditional(program))
     shape = program.interface.inputs[0].example[1:]
     classroom = Classroom(process, frozen, student, frozen, shape, asked, batch, seed, guide, guide)
@@ -115,9 +119,10 @@ def distill(
         raise DistillError(
             f"refused: the student is worse than the teacher's plain sampler at the same number of steps ({found})"
         )
-    trained = replace(student.program_with(state), sampler=_sampler(scheduler, chosen, stages[-1], process))
+    sampler = _sampler(scheduler, chosen, stages[-1], process) | ({} if guide is None else {"guidance": guidance})
+    trained = replace(student.program_with(state), sampler=sampler)
     if tables:
-        trained = with_tables(trained, process.told[list(stages[-1])].tolist())
+        trained = with_tables(trained, [time * time_scale for time in times_of(sampler)])
     kept = {site.name: Decision(None, "as its teacher's, but for what was learned") for site in trained.sites}
     base = model.report if isinstance(model, CompressedModule) else assemble(program, trained, "distilled", kept, [])
     report = {**base, "distillation": {"method": chosen.name, "comparison": str(found)}}
@@ -126,8 +131,8 @@ def distill(
 
 def with_tables(program: Program, stamps: list[float]) -> Program:
     """A student's program that looks up what follows from its stamps, and a class, alone."""
-    classes = program.config.get("num_embeds_ada_norm") or program.config.get("num_class_embeds")
-    rows = int(classes) + 1 if classes else 0  # the last stands for no class
+    nothing = null_label(program.config)
+    rows = int(program.config.get("num_class_embeds") or 0) if nothing is None else nothing + 1
     return run_pass(program, Tabulate(tuple(stamps), rows), Context({}, Calibration(((),))))[0]
 
 

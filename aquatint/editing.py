@@ -20,7 +20,7 @@ from aquatint.compiler.regions import Regions
 from aquatint.compiler.replay import Replays
 from aquatint.compiler.statistics import Calibration
 from aquatint.passes.sparse import Sparse
-from aquatint.sampling import noise
+from aquatint.sampling import check_times, noise
 
 DENSE_ABOVE = 0.85  # of the multiply-adds of a whole run: from here on that is faster
 NOTICED = 1e-3  # a difference between pixels that counts as an edit
@@ -39,7 +39,7 @@ class EditPlan:
     norms     do the statistics of group norms follow what an edit changes? Else they stay those of the recording
     reaching  is all computed that an edit reaches through convolutions? It grows from layer to layer, and is exact where
               nothing sees the whole image; else the mask at every resolution, which is what editing wants
-    memory    bytes that may be kept, or None for as many as it takes
+    memory    bytes that may be kept, or None for as many as it takes; while an edit is made its rows come on top
     """
 
     steps: int = 20
@@ -163,17 +163,19 @@ class EditSession:
         inputs = self._inputs(torch.zeros(shape), self._times()[0])
         context = Context({}, Calibration((tuple(inputs),)))
         dropped: tuple[str, ...] | None = None
+        first = 0
         while True:
             changed, _ = run_pass(program, Sparse(self.plan.cache, dropped or (), self.plan.norms, self.plan.reaching), context)
             entries = changed.incremental
             assert entries is not None
             if dropped is None and (dropped := self._cheap(entries)):
+                first = len(dropped)
                 continue
             need = self._nbytes(entries)
             if self.plan.memory is None or need <= self.plan.memory:
                 break
             cheap = sorted((k for k in entries.rows if k.name not in dropped), key=lambda k: k.cost / k.nbytes())
-            if not cheap or len(dropped) > 2 * len(entries.kept):
+            if not cheap or len(dropped) - first > 2 * len(entries.kept):
                 raise EditError(f"a recording takes {need} bytes at least; the plan's memory is {self.plan.memory}")
             dropped = (*dropped, *(k.name for k in cheap[: max(1, len(cheap) // 4)]))
         lower = self.compiled.target.lower
@@ -207,6 +209,7 @@ class EditSession:
         if self.sampler is None:
             return [None]
         self.sampler.set_timesteps(self.plan.steps)
+        check_times(self.compiled.program.sampler, self.sampler.timesteps)
         times = list(self.sampler.timesteps)
         return times[len(times) - max(1, round(len(times) * self.plan.strength)) :]
 
@@ -272,13 +275,17 @@ class EditSession:
             return found[0]
 
         new.drawn = self._draw(image, old.noise, call)
-        for step, values in zip(old.steps, updates, strict=True):
-            kept = {**old.once, **step}
-            for (name, places), value in zip(updated if commit else (), values, strict=True):
-                if places is None:
-                    step[name] = value
-                else:
-                    kept[name].index_copy_(1, regions.index(places), value)
+        try:
+            for step, values in zip(old.steps, updates, strict=True):
+                kept = {**old.once, **step}
+                for (name, places), value in zip(updated if commit else (), values, strict=True):
+                    if places is None:
+                        step[name] = value
+                    else:
+                        kept[name].index_copy_(1, regions.index(places), value)
+        except BaseException:
+            old.steps = []  # the next edit records anew
+            raise
         return new
 
     def _draw(self, image: Tensor, start: Tensor | None, call: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from aquatint.compiler.errors import InputError
 
-# Of a student's scheduler configuration: what `set_timesteps` is called with, and the times that it has tables for.
-PLAN = ("num_inference_steps", "timesteps", "sigmas", "tables")
+# Of a student's scheduler configuration: what `set_timesteps` is called with, the times that it has tables for,
+# and the guidance that it has learned.
+PLAN = ("num_inference_steps", "timesteps", "sigmas", "tables", "guidance")
+
+STEP_NOISE = 1 << 32  # its seeds lie apart from those of the noise that an image begins with
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,31 @@ def scheduler_from(config: Mapping[str, Any]) -> Any:
     return kind.from_config({k: v for k, v in config.items() if k not in PLAN})
 
 
+def times_of(config: Mapping[str, Any]) -> list[float]:
+    """What a student's scheduler, of this configuration, tells the model."""
+    scheduler = scheduler_from(config)
+    SamplingPlan.of(config).begin(scheduler)
+    return [float(time) for time in scheduler.timesteps]
+
+
+def check_times(config: Mapping[str, Any] | None, times: Iterable[Any]) -> None:
+    """InputError where a student with tables, of this scheduler configuration, is called at times that are not its own."""
+    tables = (config or {}).get("tables")
+    wrong = [float(t) for t in times if tables and min(abs(float(t) - own) for own in tables) > 0.5]
+    if wrong and tables:
+        known = ", ".join(f"{time:g}" for time in tables)
+        raise InputError(
+            f"this student has tables for the times {known}, and is called at {wrong[0]:g}: "
+            "sample it with its own scheduler, in its own number of steps"
+        )
+
+
+def null_label(config: Mapping[str, Any]) -> int | None:
+    """The label that stands for no class, of a model that was trained with one."""
+    classes = config.get("num_embeds_ada_norm")
+    return int(classes) if classes else None
+
+
 def noise(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
     """(count, *shape): each image has its own seed, so that it does not depend on how many are drawn with it."""
     draws = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
@@ -68,6 +96,7 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """Images (N, C, H, W) from noise `start`. With labels (N,) and guidance > 1, `null_label` stands for "any class"."""
     plan.begin(scheduler)
+    check_times(getattr(getattr(model, "program", None), "sampler", None), scheduler.timesteps)
     images = start * getattr(scheduler, "init_noise_sigma", 1.0)
     guided = labels is not None and plan.guidance != 1.0 and null_label is not None
     given_labels = labels
@@ -75,7 +104,7 @@ def sample(
         given_labels = torch.cat([labels, torch.full_like(labels, null_label or 0)])
     more: dict[str, Any] = {}
     if "generator" in inspect.signature(scheduler.step).parameters:  # for one that adds noise in each step: each image its own
-        more["generator"] = [torch.Generator().manual_seed(plan.seed + i) for i in range(len(start))]
+        more["generator"] = [torch.Generator().manual_seed(STEP_NOISE + plan.seed + i) for i in range(len(start))]
     keywords = dict(extra or {}) | ({} if given_labels is None else {"class_labels": given_labels})
     with torch.no_grad():
         for time in scheduler.timesteps:

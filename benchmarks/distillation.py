@@ -54,7 +54,7 @@ def drawn(name: str, model: Any, sampler: Any, plan: SamplingPlan, images: int) 
     for first in range(0, images, 64):
         here = {k: v[first : first + 64] for k, v in given.items()}
         labels = here.get("class_labels")
-        parts.append(sample(model, sampler, start[first : first + 64], plan, labels))
+        parts.append(sample(model, sampler, start[first : first + 64], replace(plan, seed=plan.seed + first), labels))
     return torch.cat(parts)
 
 
@@ -83,6 +83,7 @@ def student(name: str, teacher: Checkpoint, method: str, steps: int, options: ar
     schooling = Schooling(iterations, rate=options.rate, precision=options.precision)
     return kept(
         place,
+        options,
         lambda: aquatint.distill(
             teacher.model, teacher.scheduler, method, steps, data=data, batch=options.batch, schooling=schooling,
             folder=place, watch=_shown(f"{name} {method} {steps}"),
@@ -104,6 +105,7 @@ def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps
     schooling = Schooling(options.iterations, rate=options.branch_rate, precision=options.precision)
     return kept(
         place,
+        options,
         lambda: aquatint.distill(
             small, teacher.scheduler, "sfd", steps, train="branch", teacher=teacher.model, batch=options.batch,
             schooling=schooling, folder=place, watch=_shown(f"{name} branch {label} {steps}"),
@@ -111,8 +113,16 @@ def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps
     )  # fmt: skip
 
 
-def kept(place: Path, make: Callable[[], Any]) -> Any:
-    """What `make` trains, from disk if it was trained before."""
+def kept(place: Path, options: argparse.Namespace, make: Callable[[], Any]) -> Any:
+    """What `make` trains, from disk if it was trained before, which must have been with the same options."""
+    settings = {name: getattr(options, name) for name in ("batch", "rate", "branch_rate", "precision")}
+    written = place / "settings.json"
+    if written.is_file() and json.loads(written.read_text()) != settings:
+        raise SystemExit(
+            f"{place} was trained with {written.read_text()}, not with {json.dumps(settings)}: remove it to train anew"
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    written.write_text(json.dumps(settings))
     if not (place / "student.aq").is_dir():
         began = time.monotonic()
         try:

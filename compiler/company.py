@@ -41,6 +41,14 @@ class Company:
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
+    def first(self, number: int) -> int:
+        """The number that the first process has."""
+        if self.size == 1:
+            return number
+        told = torch.tensor(number)
+        dist.broadcast(told, 0)
+        return int(told)
+
     def turn(self, iteration: int) -> int:
         """A number that no other process has in any iteration: what its draws are seeded with."""
         return iteration * self.size + self.rank

@@ -43,6 +43,8 @@ def save_pack(program: Program, path: str | Path) -> None:
     names, path = branches(program), Path(path)
     if not names or program.sampler is None:
         raise ArtifactError(f"{program.name} has no {'branch' if program.sampler else 'sampler'}: a speed pack holds both")
+    if program.sampler.get("tables"):
+        raise ArtifactError(f"{program.name} has tables for its own times, so it is over no base: distil it without tables")
     about = {"aquatint": "speed pack", "base": base_digest(program), "sampler": json.dumps(dict(program.sampler))}
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:

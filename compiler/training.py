@@ -71,14 +71,23 @@ class School:
 
     def __init__(self, student: Trainable, schooling: Schooling, folder: Path | None, identity: Mapping[str, Any]) -> None:
         self.student, self.schooling, self.folder = student, schooling, folder
-        self.identity = {**identity, **{k: v for k, v in asdict(schooling).items() if k not in ("seconds", "every")}}
-        self.progress, self.company = Progress(), Company.here()
+        self.company = Company.here()
+        self.identity = {
+            **identity,
+            "processes": self.company.size,
+            **{k: v for k, v in asdict(schooling).items() if k not in ("seconds", "every")},
+        }
+        self.progress = Progress()
         self.optimizer = torch.optim.Adam(student.trained.parameters(), lr=schooling.rate)
         self.average = {n: t.clone() for n, t in student.state().items()} if schooling.averaged else None
 
     def run(self, losses: Losses, watch: Watch = lambda *_: None) -> dict[str, Tensor]:
         """The weights to ship. Raises DistillError when a loss is no number: with the last checkpoint, which is kept."""
         self._resume()
+        if self.company.any(self.progress.iteration != self.company.first(self.progress.iteration)):
+            raise DistillError(
+                f"not all processes find the same checkpoint in {self.folder}: give a folder that all of them share"
+            )
         schooling, progress = self.schooling, self.progress
         began, before = time.monotonic(), progress.seconds
         while progress.iteration < schooling.iterations:

@@ -49,10 +49,10 @@ class Tabulate:
         keys = {"timestep": places["timestep"]}
         if self.classes and self.labels in places:
             keys[self.labels] = places[self.labels]
-        known = _follows_from(program, set(keys.values()))
+        known, keyed = _follows_from(program, set(keys.values()))
         values = self._values(program, keys, known)
         rows = len(self.stamps) * (self.classes if self.labels in keys else 1)
-        last = [n for n in known if name_of(n.target) in PRODUCTS and not _leads_to_product(n, known)]
+        last = [n for n in keyed if name_of(n.target) in PRODUCTS and not _leads_to_product(n, known)]
         tables = {n: values[n] for n in last if values[n].dim() == 2 and len(values[n]) == rows and values[n].nbytes <= LARGEST}
         if tables:
             row = self._row(program, keys)
@@ -81,8 +81,10 @@ class Tabulate:
     def _row(self, program: Program, keys: dict[str, fx.Node]) -> fx.Node:
         """The number of each sample's row; behind all others where its time is no stamp."""
         time = keys["timestep"]
+        dtype = next(getattr(torch, spec.dtype) for spec in program.interface.inputs if spec.path == "timestep")
         with insert_after(program, time):
-            stamps = new_weight(program, "tables.stamps", torch.tensor(self.stamps, dtype=torch.float32))
+            told = torch.tensor(self.stamps).to(dtype).float()  # as it is rounded on its way
+            stamps = new_weight(program, "tables.stamps", told)
         at = stamps
 
         def call(name: str, *args: Any) -> fx.Node:
@@ -104,9 +106,10 @@ def _inputs(program: Program) -> list[fx.Node]:
     return [n for n in program.graph.nodes if n.op == "placeholder"]
 
 
-def _follows_from(program: Program, keys: set[fx.Node]) -> list[fx.Node]:
-    """What depends on keys, weights and the number of samples alone, in order."""
+def _follows_from(program: Program, keys: set[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
+    """What depends on keys, weights and the number of samples alone, in order; and of these what does depend on a key."""
     found: dict[fx.Node, None] = {}
+    keyed: dict[fx.Node, None] = dict.fromkeys(keys)
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
@@ -114,7 +117,9 @@ def _follows_from(program: Program, keys: set[fx.Node]) -> list[fx.Node]:
         sources = [n for n in node.all_input_nodes if n.op != "get_attr"]
         if batch or all(n in keys or n in found for n in sources):
             found[node] = None
-    return list(found)
+            if any(n in keyed for n in sources):
+                keyed[node] = None
+    return list(found), [n for n in keyed if n not in keys]
 
 
 def _leads_to_product(node: fx.Node, known: list[fx.Node]) -> bool:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import aquatint
 from aquatint.compiler.distilling import Batch, Lesson, ddim, solved
-from aquatint.compiler.errors import ArtifactError, DistillError
+from aquatint.compiler.errors import ArtifactError, DistillError, InputError
 from aquatint.compiler.process import Process
 from aquatint.compiler.time_schedule import cheapest
 from aquatint.compiler.training import Schooling
-from aquatint.sampling import SamplingPlan, sample, scheduler_from
+from aquatint.sampling import SamplingPlan, sample, scheduler_from, times_of
 
 MEAN, SPREAD = torch.tensor([0.6, -0.3]).view(2, 1, 1), torch.tensor([0.5, 0.1]).view(2, 1, 1)
 
@@ -179,6 +179,21 @@ def test_a_student_with_tables_knows_its_own_times() -> None:
     as_diffusers = lambda x, timestep: SimpleNamespace(sample=looked_up(x, timestep))  # noqa: E731
     config = looked_up.program.sampler
     assert not sample(as_diffusers, scheduler_from(config), x, SamplingPlan.of(config)).isnan().any()
+    as_diffusers.program = looked_up.program  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="tables for the times 999, 499, and is called at 749"):
+        sample(as_diffusers, scheduler_from(config), x, SamplingPlan.of(config, steps=4))
+    with pytest.raises(ArtifactError, match="has no branch"):
+        looked_up.save_pack("nowhere.safetensors")
+
+
+def test_tables_are_of_the_times_that_the_scheduler_asks_for() -> None:
+    data = torch.randn(64, 2, 1, 1, generator=torch.Generator().manual_seed(4))
+    student = aquatint.distill(
+        Small().eval(), scheduler(), "lcm", 4, data=data, tables=True, calibrate=called, batch=8,
+        schooling=Schooling(1, rate=1e-9),
+    )  # fmt: skip
+    assert student.program.sampler["tables"] == times_of(student.program.sampler)
+    assert len(student.program.sampler["tables"]) == 4
 
 
 class Labelled(Small):
@@ -217,6 +232,7 @@ def test_a_student_learns_the_guidance_of_its_teacher() -> None:
     with torch.no_grad():
         far, once = (ddim(process, guided, noise, process.stamps(n)) for n in (50, 1))
         learned = ddim(process, lambda x, t: student(x, t, labels), noise, process.stamps(1))
+    assert student.program.sampler["guidance"] == 3.0
     assert (learned - far).square().mean() * 4 < (once - far).square().mean()
 
 

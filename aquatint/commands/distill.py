@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> None:
             schooling=Schooling(options.iterations, options.seconds, options.rate, precision=options.precision),
             train=options.train, guidance=options.guidance, seed=options.seed, watch=watch,
         )  # fmt: skip
+    if company.size > 1:
+        dist.destroy_process_group()
     if company.rank:
         return
     student.save(options.output)

@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--steps", type=int, help="default: those that a student was trained for, or 20")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, default=2.0, help="for class-conditional models (default: %(default)s)")
+    parser.add_argument(
+        "--guidance", type=float, help="of models with classes (default: 2, or 1 for a student that has learned it)"
+    )
     parser.add_argument("--label", type=int, help="one class for all images; default: each in turn")
     parser.add_argument("--inputs", type=Path, help="safetensors with what else the model wants, e.g. encoder_hidden_states")
 
@@ -25,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     from aquatint.commands.terminal import console
     from aquatint.compiler.errors import InputError
     from aquatint.compression import load
-    from aquatint.sampling import SamplingPlan, grid, noise, sample, scheduler_from
+    from aquatint.sampling import SamplingPlan, grid, noise, null_label, sample, scheduler_from
 
     model = load(options.artifact, options.target)
     extra = load_file(options.inputs) if options.inputs else {}
@@ -41,8 +43,10 @@ def run(options: argparse.Namespace) -> None:
     height, width = (size, size) if isinstance(size, int) else size
     start = noise((model.config.get("in_channels"), height, width), options.count, options.seed)
     sampler = model.program.sampler or {}
-    plan = SamplingPlan.of(sampler, options.steps, options.guidance if labels is not None else 1.0, options.seed)
-    images = sample(model, scheduler_from(sampler), start, plan, labels, classes, extra)
+    asked = options.guidance or (1.0 if "guidance" in sampler else 2.0)
+    nothing = null_label(model.program.config)
+    plan = SamplingPlan.of(sampler, options.steps, asked if labels is not None and nothing is not None else 1.0, options.seed)
+    images = sample(model, scheduler_from(sampler), start, plan, labels, nothing, extra)
     if options.output.suffix == ".safetensors":
         save_file({"images": images.contiguous()}, options.output)
     else:

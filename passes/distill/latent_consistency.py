@@ -1,6 +1,6 @@
 """Latent consistency distillation: consistent with where the teacher's solver comes to, many time steps further.
 
-Luo et al. 2023 (arXiv 2310.04378), algorithm 1, without guidance: pseudo-Huber distance, an averaged student as the target.
+Luo et al. 2023 (arXiv 2310.04378), algorithm 1: pseudo-Huber distance, an averaged student as the target.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 
 import aquatint
 from aquatint.compiler.capture import Example, capture
-from aquatint.compiler.errors import CalibrationError, PassError
+from aquatint.compiler.errors import InputError, PassError
 from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.pipeline import Context, run_pass
 from aquatint.compiler.program import Program
@@ -60,7 +60,7 @@ def test_tables_say_what_products_said(name: str, classes: int, left: int, tmp_p
     assert torch.equal(aquatint.load(tmp_path / "tables.aq").run(inputs)[0], module.run(inputs)[0])
     small = aquatint.optimize(module, "w8a8", calibrate=lambda m: m(*inputs))
     assert not small.run(inputs)[0].isnan().any()
-    with pytest.raises(CalibrationError, match="has tables for the times 999, 749, 499, 249"):
+    with pytest.raises(InputError, match="has tables for the times 999, 749, 499, 249"):
         aquatint.optimize(module, "w8a8", calibrate=lambda m: m(*called(program, [3, 5, 7])))
 
 
