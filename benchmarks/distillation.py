@@ -73,13 +73,15 @@ def evaluations(method: str, steps: int) -> int:
     return {"sfd": 3 * steps + max(4 * steps, 16), "progressive": 5, "consistency": 4, "lcm": 5}.get(method, 1)
 
 
-def student(name: str, teacher: Checkpoint, method: str, steps: int, options: argparse.Namespace) -> Any:
-    """A trained student; or the sentence that it was refused with."""
+def student(name: str, teacher: Checkpoint, label: str, steps: int, options: argparse.Namespace) -> Any:
+    """A trained student; the sentence that it was refused with; or None. `sfd*4` is trained four times as long."""
+    method, _, longer = label.partition("*")
     if method in ANY_STEPS and steps != 1:
-        return in_steps(student(name, teacher, method, 1, options), steps)
-    data = None if method in ("sfd", "schedule") else teachers_images(name, teacher)
-    place = FOLDER / name / f"{method}-{steps}-{options.iterations}"
-    iterations = round(options.iterations * evaluations("sfd", 4) / evaluations(method, steps))
+        return in_steps(student(name, teacher, label, 1, options), steps)
+    data = None if method in ("sfd", "schedule") or options.kept else teachers_images(name, teacher)
+    budget = options.iterations * int(longer or 1)
+    place = FOLDER / name / f"{method}-{steps}-{budget}"
+    iterations = round(budget * evaluations("sfd", 4) / evaluations(method, steps))
     schooling = Schooling(iterations, rate=options.rate, precision=options.precision)
     return kept(
         place,
@@ -93,7 +95,7 @@ def student(name: str, teacher: Checkpoint, method: str, steps: int, options: ar
 
 def in_steps(model: Any, steps: int) -> Any:
     """The same student, to draw in another number of steps."""
-    if isinstance(model, str):
+    if model is None or isinstance(model, str):
         return model
     program = replace(model.program.copy(), sampler={**model.program.sampler, "num_inference_steps": steps})
     return CompressedModule(program, model.target, model.recipe, model.report)
@@ -117,17 +119,24 @@ def kept(place: Path, options: argparse.Namespace, make: Callable[[], Any]) -> A
     """What `make` trains, from disk if it was trained before, which must have been with the same options."""
     settings = {name: getattr(options, name) for name in ("batch", "rate", "branch_rate", "precision")}
     written = place / "settings.json"
+    if options.kept and not place.is_dir():
+        return None
     if written.is_file() and json.loads(written.read_text()) != settings:
         raise SystemExit(
             f"{place} was trained with {written.read_text()}, not with {json.dumps(settings)}: remove it to train anew"
         )
     place.mkdir(parents=True, exist_ok=True)
     written.write_text(json.dumps(settings))
+    if (place / "refused.txt").is_file():
+        return (place / "refused.txt").read_text()
     if not (place / "student.aq").is_dir():
+        if options.kept:
+            return None
         began = time.monotonic()
         try:
             made = make()
         except DistillError as error:
+            (place / "refused.txt").write_text(str(error))
             return str(error)
         made.save(place / "student.aq")
         (place / "seconds").write_text(f"{time.monotonic() - began:.0f}")
@@ -191,7 +200,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
     for method in options.methods.split(","):
         made = {n: student(name, teacher, method, int(n), options) for n in options.steps.split(",")}
-        found[method] = {n: judged(judge, model, f"{method} {options.iterations}") for n, model in made.items()}
+        found[method] = {n: judged(judge, m, f"{method} {options.iterations}") for n, m in made.items() if m is not None}
     if options.quantized:
         found["quantized"] = quantized_rows(name, teacher, judge, options)
     if options.page:
@@ -208,7 +217,7 @@ def strips(name: str, teacher: Checkpoint, options: argparse.Namespace) -> dict[
     for method in options.methods.split(","):
         for steps in map(int, options.steps.split(",")):
             made = student(name, teacher, method, steps, options) if method != "schedule" and steps <= 4 else ""
-            if not isinstance(made, str):
+            if made is not None and not isinstance(made, str):
                 config = made.program.sampler
                 ways[f"{method}, {steps} step{'s' * (steps > 1)}"] = made, scheduler_from(config), SamplingPlan.of(config)
     return {label: drawn(name, model, sampler, plan, COLUMNS) for label, (model, sampler, plan) in ways.items()}
@@ -219,7 +228,7 @@ def speed(name: str, teacher: Checkpoint, options: argparse.Namespace) -> dict[s
     ddim, four = even(teacher.scheduler), SamplingPlan(4)
     ways: dict[str, tuple[Any, Any, SamplingPlan]] = {"torch fp32, 50 steps": (teacher.model, ddim, SamplingPlan(50))}
     learned = student(name, teacher, "sfd", 4, options)
-    if not isinstance(learned, str):
+    if learned is not None and not isinstance(learned, str):
         sampler = scheduler_from(learned.program.sampler)
         ways["our fp32, 4 steps"] = learned, sampler, four
         for label in ("W4A8", "W4A4"):
@@ -243,12 +252,13 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
         sampler, recipe, plan = even(teacher.scheduler), f"svdq-{label.lower()}-r32", SamplingPlan(4)
         small = quantized(name, teacher.model, sampler, recipe, 4)
         rows[f"{label}, quantized alone"] = judge.of(small, even(teacher.scheduler), plan, f"{label} alone")
-        if not isinstance(learned, str):
+        if learned is not None and not isinstance(learned, str):
             both = quantized(name, learned, sampler, recipe, 4)
             after = f"{label} after sfd {options.iterations}"
             rows[f"{label}, distil, then quantize"] = judge.of(both, scheduler_from(learned.program.sampler), plan, after)
         branch = branch_student(name, teacher, small, label, 4, options)
-        rows[f"{label}, quantize, then distil the branch"] = judged(judge, branch, f"{label} branch {options.iterations}")
+        if branch is not None:
+            rows[f"{label}, quantize, then distil the branch"] = judged(judge, branch, f"{label} branch {options.iterations}")
     return rows
 
 
@@ -264,6 +274,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16", help="of products in training (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--quantized", default="", help="W4A8, W4A4 or both, by commas: quantized students too")
+    parser.add_argument("--kept", action="store_true", help="show what was trained before; train nothing")
     parser.add_argument("--page", action="store_true", help="write docs/distillation.md, its pictures and a dated JSON")
     options = parser.parse_args()
     results = {name: measured(name, options) for name in options.models.split(",")}
