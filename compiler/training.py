@@ -72,11 +72,9 @@ class School:
     def __init__(self, student: Trainable, schooling: Schooling, folder: Path | None, identity: Mapping[str, Any]) -> None:
         self.student, self.schooling, self.folder = student, schooling, folder
         self.company = Company.here()
-        self.identity = {
-            **identity,
-            "processes": self.company.size,
-            **{k: v for k, v in asdict(schooling).items() if k not in ("seconds", "every")},
-        }
+        together = {"processes": self.company.size} if self.company.size > 1 else {}
+        own = {k: v for k, v in asdict(schooling).items() if k not in ("seconds", "every")}
+        self.identity = {**identity, **together, **own}
         self.progress = Progress()
         self.optimizer = torch.optim.Adam(student.trained.parameters(), lr=schooling.rate)
         self.average = {n: t.clone() for n, t in student.state().items()} if schooling.averaged else None
