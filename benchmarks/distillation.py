@@ -204,6 +204,10 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if options.quantized:
         found["quantized"] = quantized_rows(name, teacher, judge, options)
     if options.page:
+        found["about"] = (
+            f"{options.iterations} iterations of {options.batch} images for sfd at 4 steps, in {options.precision}; judged on "
+            f"{options.images} images"
+        )
         found["speed"] = speed(name, teacher, options)
         picture(name, found, strips(name, teacher, options))
     return found
@@ -282,10 +286,8 @@ def main() -> None:
     if not options.page:
         return
     results = {**(todays_record("distillation") or {"models": {}})["models"], **results}  # of the other model
-    settings = {"iterations": options.iterations, "batch": options.batch, "precision": options.precision}
-    path = write_record("distillation", {**settings, "models": results})
-    about = f"{options.iterations} iterations of {options.batch} images for sfd at 4 steps, in {options.precision}"
-    page(path.name, about, results)
+    path = write_record("distillation", {"models": results})
+    page(path.name, results)
 
 
 if __name__ == "__main__":

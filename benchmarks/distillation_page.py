@@ -16,16 +16,19 @@ Fréchet distance to real images / root mean square distance to the teacher's im
 student is trained for the same number of the model's evaluations, a pass backwards counted as two, and methods that want images
 get the teacher's."""
 COLUMNS = 12
+BESIDE = ("quantized", "speed", "about")  # what else is known of a model than methods by steps
 
 
 def tables(results: dict[str, Any]) -> str:
     """Fréchet distance / distance to the teacher, by method and steps; what is quantized; and times."""
     parts = []
     for name, found in results.items():
-        plain = {label: row for label, row in found.items() if label not in ("quantized", "speed")}
+        plain = {label: row for label, row in found.items() if label not in BESIDE}
         counts = sorted({int(n) for row in plain.values() for n in row})
         rows = [[label, *(_cell(row.get(str(n))) for n in counts)] for label, row in plain.items()]
-        parts.append(f"## fashion-{name}\n\n{markdown(['Fréchet / apart', *(f'{n} steps' for n in counts)], rows)}")
+        parts.append(
+            f"## fashion-{name}\n\n{found['about']}.\n\n{markdown(['Fréchet / apart', *(f'{n} steps' for n in counts)], rows)}"
+        )
         if "quantized" in found:
             parts.append(markdown(["4 steps", "Fréchet / apart"], [[k, _cell(v)] for k, v in found["quantized"].items()]))
         if "speed" in found:
@@ -41,12 +44,12 @@ def _cell(found: dict[str, Any] | None) -> str:
     return "refused" if "refused" in found else f"{found['Fréchet']:.1f} / {found['apart']:.3f}"
 
 
-def page(record: str, about: str, results: dict[str, Any]) -> None:
+def page(record: str, results: dict[str, Any]) -> None:
     """Write docs/distillation.md."""
     pictures = "\n".join(
         f"![Distances by steps, and images from the same noise](distillation-{name}.png)\n" for name in results
     )
-    head = f"# Fewer steps: results\n\n{about}; {record}. {NOTE}\n\n{pictures}\n"
+    head = f"# Fewer steps: results\n\n{record}; {NOTE}\n\n{pictures}\n"
     (DOCS / "distillation.md").write_text(head + tables(results))
 
 
@@ -59,11 +62,7 @@ def picture(name: str, found: dict[str, Any], strips: dict[str, Tensor]) -> None
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), width_ratios=(1, 1.25), layout="constrained")
     for label, row in found.items():
-        points = (
-            sorted((int(n), v["Fréchet"]) for n, v in row.items() if "Fréchet" in v)
-            if label not in ("quantized", "speed")
-            else []
-        )
+        points = sorted((int(n), v["Fréchet"]) for n, v in row.items() if "Fréchet" in v) if label not in BESIDE else []
         if points:
             plain = label.startswith(("DDIM", "DPM"))
             left.plot(
