@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aquatint.compiler.capture import Example
 from aquatint.compiler.errors import CalibrationError
-from aquatint.sampling import SamplingPlan, scheduler_from
+from aquatint.sampling import SamplingPlan, sampler_of, scheduler_from, step_noise
 
 DENOISERS = ("transformer", "unet", "prior", "dit")
 PROMPTS = ("a photograph of a lighthouse at dusk", "a bowl of red apples on a wooden table, oil painting",
@@ -87,11 +87,10 @@ def default_calibration(model: nn.Module, sampler: Any, seed: int) -> Callable[[
     inputs = drawn_inputs(type(model).__name__, dict(getattr(model, "config", None) or {}), required, seed)
 
     def run(model: nn.Module) -> None:
-        own = getattr(getattr(model, "program", None), "sampler", None) or {}
-        student = sampler is None and "num_inference_steps" in own
-        scheduler = scheduler_from(own) if student else sampler or scheduler_from({})
-        (SamplingPlan.of(own) if student else SamplingPlan(STEPS)).begin(scheduler)
-        image, random = next(iter(inputs)), torch.Generator().manual_seed(seed)
+        own = {} if sampler else sampler_of(model)
+        scheduler = sampler or scheduler_from(own)
+        SamplingPlan.of(own or {"num_inference_steps": STEPS}).begin(scheduler)
+        image, fresh = next(iter(inputs)), step_noise(scheduler, BATCH, seed)
         noisy = inputs[image] * getattr(scheduler, "init_noise_sigma", 1.0)
         for time in scheduler.timesteps:
             given = scheduler.scale_model_input(noisy, time) if hasattr(scheduler, "scale_model_input") else noisy
@@ -100,9 +99,8 @@ def default_calibration(model: nn.Module, sampler: Any, seed: int) -> Callable[[
                 out = model(**{**inputs, image: given, **times})
             if not times:
                 return
-            more = {"generator": random} if "generator" in inspect.signature(scheduler.step).parameters else {}
             predicted = out if isinstance(out, Tensor) else out[0]
-            noisy = scheduler.step(predicted[:, : noisy.shape[1]], time, noisy, return_dict=False, **more)[0]
+            noisy = scheduler.step(predicted[:, : noisy.shape[1]], time, noisy, return_dict=False, **fresh)[0]
 
     return run
 

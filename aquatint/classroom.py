@@ -45,25 +45,31 @@ class Guide:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """Whom a student learns from, and the guidance that comes with it."""
+
+    model: Trainable
+    guide: Guide | None = None
+
+
+@dataclass(frozen=True)
 class Classroom:
-    """Teacher and student, and what both are asked about; `guide` is the teacher's, and `first` that of the original."""
+    """Teacher and student, and what both are asked about; the student is compared with the `original`, the first teacher."""
 
     process: Process
-    teacher: Trainable
+    teacher: Teacher
     student: Trainable
-    original: Trainable
+    original: Teacher
     shape: tuple[int, ...]
     conditions: Conditions
     batch: int
     seed: int
-    guide: Guide | None = None
-    first: Guide | None = None
 
     def check(self) -> None:
         """Does the scheduler say of the model what it does? DistillError if not."""
         noise, given = self.noise(4, -1)
         with torch.no_grad():
-            said = self.says(self.teacher, given)(noise, torch.full((4,), self.process.times - 1))
+            said = self.says(self.teacher.model, given)(noise, torch.full((4,), self.process.times - 1))
         check_prediction(self.process, noise, said)
 
     def noise(self, count: int, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -83,15 +89,15 @@ class Classroom:
 
         return predicted
 
-    def guided(self, who: Trainable, given: dict[str, Tensor], guide: Guide | None, precision: str = "float32") -> Says:
-        """What one of them predicts with guidance."""
-        wanted = self.says(who, given, precision)
+    def teaches(self, who: Teacher, given: dict[str, Tensor], precision: str = "float32") -> Says:
+        """What a teacher predicts, with its guidance."""
+        wanted, guide = self.says(who.model, given, precision), who.guide
         if guide is None:
             return wanted
 
         def predicted(state: Tensor, time: Tensor) -> Tensor:
             nothing = {**given, **guide.unconditional(len(state), torch.Generator().manual_seed(0))}
-            plain = self.says(who, nothing, precision)(state, time)
+            plain = self.says(who.model, nothing, precision)(state, time)
             return plain + guide.weight * (wanted(state, time) - plain)
 
         return predicted
@@ -107,7 +113,7 @@ class Classroom:
             random = torch.Generator().manual_seed(self.seed * 1_000_003 + turn + 500_000)
             clean = None if data is None else data[torch.randint(len(data), (self.batch,), generator=random)].float()
             precision = school.schooling.precision
-            teacher = self.guided(self.teacher, given, self.guide, precision)
+            teacher = self.teaches(self.teacher, given, precision)
             student = self.says(self.student, given, precision)
             lesson = Lesson(self.process, teacher, student, tuple(stamps))
             return method.losses(lesson, Batch(noise, clean, random, done))
@@ -119,12 +125,12 @@ class Classroom:
     def promoted(self) -> Classroom:
         """With what the student knows now as the next teacher."""
         program = self.student.program_with(self.student.state())
-        return replace(self, teacher=Trainable(program).requires_grad_(False), guide=None)
+        return replace(self, teacher=Teacher(Trainable(program).requires_grad_(False)))
 
     def compared(self, stamps: Sequence[int]) -> Comparison:
         """Student and plain teacher beside the teacher in many steps, on noise that neither has seen."""
         noise, given = self.noise(CHECKED, -2)
-        student, original = self.says(self.student, given), self.guided(self.original, given, self.first)
+        student, original = self.says(self.student, given), self.teaches(self.original, given)
 
         def drawn(says: Says, through: Sequence[int]) -> Tensor:
             with torch.no_grad():
@@ -138,7 +144,7 @@ class Classroom:
     def best_times(self, steps: int) -> tuple[int, ...]:
         """Of the teacher's own path."""
         noise, given = self.noise(CHECKED, -3)
-        return optimal_stamps(self.process, self.guided(self.teacher, given, self.guide), noise, steps)
+        return optimal_stamps(self.process, self.teaches(self.teacher, given), noise, steps)
 
 
 def default_conditions(program: Program) -> Conditions:
@@ -156,5 +162,8 @@ def default_unconditional(program: Program) -> Conditions:
     """The label that stands for no class; DistillError for a model that has none."""
     nothing = null_label(program.config)
     if nothing is None or "class_labels" not in [spec.path for spec in program.interface.inputs]:
-        raise DistillError(f"{program.name}: say with unconditional= what its inputs are without a condition")
+        raise DistillError(
+            f"{program.name} takes no class with a label for none, so it has no guidance; or say with unconditional= what its "
+            "inputs are without a condition"
+        )
     return lambda count, random: {"class_labels": torch.full((count,), nothing)}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from aquatint.calibrate import Recorder, default_calibration, denoiser_of, pipeline_calibration
@@ -89,10 +88,10 @@ def _compress(
         if isinstance(model, CompressedModule)
         else capture(model, recorder.examples[0], type(model).__name__, _sampler_config(sampler))
     )
-    if (program.sampler or {}).get("tables"):
-        place = next(i for i, spec in enumerate(program.interface.inputs) if spec.path == "timestep")
-        asked = [program.interface.flatten(e.args, e.kwargs)[0][place].flatten() for e in recorder.examples]
-        check_times(program.sampler, torch.cat(asked))
+    names = [spec.path for spec in program.interface.inputs]
+    if "timestep" in names:
+        asked = [program.interface.flatten(e.args, e.kwargs)[0][names.index("timestep")] for e in recorder.examples]
+        check_times(program.sampler or {}, [time for times in asked for time in times.flatten()])
     calibration, place = calibration_for(program, recorder.examples, seed), target_named(target)
     final, report = compress(program, recipe, calibration, progress)
     if fastest:

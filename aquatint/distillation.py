@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from aquatint.calibrate import Recorder, default_calibration
-from aquatint.classroom import TEACHER_STEPS, Classroom, Conditions, Guide, default_conditions, default_unconditional
+from aquatint.classroom import TEACHER_STEPS, Classroom, Conditions, Guide, Teacher, default_conditions, default_unconditional
 from aquatint.compiler.capture import capture
 from aquatint.compiler.distilling import Method, describe
 from aquatint.compiler.errors import DistillError
@@ -28,10 +28,8 @@ from aquatint.passes.tabulate import Tabulate
 from aquatint.runtime import target_named
 from aquatint.sampling import null_label, times_of
 
-FLOW = {
-    "DDIMScheduler": "FlowMatchEulerDiscreteScheduler",
-    "LCMScheduler": "FlowMatchLCMScheduler",
-}  # the same with flow matching
+# What a method's scheduler is called with flow matching.
+FLOW = {"DDIMScheduler": "FlowMatchEulerDiscreteScheduler", "LCMScheduler": "FlowMatchLCMScheduler"}
 
 
 def distill(
@@ -45,8 +43,8 @@ def distill(
     data: Tensor | None = None,
     conditions: Conditions | None = None,
     guidance: float = 1.0,
-    time_scale: float = 1.0,
     unconditional: Conditions | None = None,
+    time_scale: float = 1.0,
     calibrate: Callable[[Any], object] | None = None,
     batch: int = 32,
     schooling: Schooling = Schooling(),  # noqa: B008  frozen
@@ -61,14 +59,15 @@ def distill(
     scheduler   the diffusers scheduler that it was trained for: it says what the model predicts
     method      "sfd" (needs no data), "progressive", "consistency", "lcm"; or an object with `losses`, your own; or "schedule",
                 which trains nothing and finds the times that so few steps are best taken at
-    train       "all" weights, or the low-rank "branch" of a quantized model, whose 4-bit weights stay as they are
+    train       "all" weights; "lora", adapters that are added to them in the end; or the low-rank "branch" of a quantized
+                model, whose 4-bit weights stay as they are
     teacher     whom to learn from: the model as it was before it was quantized; None: the model itself
     data        images (M, C, H, W) as the model sees them, for methods that need some
     conditions  called with (count, generator), gives the model's other inputs by name: class_labels, encoder_hidden_states
     guidance    the weight of classifier-free guidance that the teacher draws with; the student learns it, and is called
                 without, once a step (arXiv 2210.03142)
+    unconditional  like conditions, gives what stands for none; known without it for a model with a label for no class
     time_scale  what the scheduler's times are multiplied with before the model is told: 1/1000 for Flux, as its pipeline does
-    unconditional  like conditions, gives what stands for none; known without it for a model that takes class_labels
     calibrate   called with the model, shows a call of it, as for `optimize`; needed for models that are not of diffusers
     schooling   iterations, seconds, learning rate; see `Schooling`
     folder      where checkpoints go, and where a run that was stopped goes on from
@@ -95,18 +94,18 @@ def distill(
         raise DistillError("a branch learns from the model as it was before it was quantized: give teacher=")
     program = program_of(model, calibrate, scheduler, seed)
     above = program if teacher is None else program_of(teacher, calibrate, scheduler, seed)
-    frozen = Trainable(above).requires_grad_(False)
     asked = conditions or default_conditions(program)
     process, student = Process.of(scheduler), Trainable(program, train)
     process = process if time_scale == 1.0 else replace(process, told=process.told * time_scale)
     guide = None if guidance == 1.0 else Guide(guidance, unconditional or default_unconditional(program))
-    shape = program.interface.inputs[0].example[1:]
-    classroom = Classroom(process, frozen, student, frozen, shape, asked, batch, seed, guide, guide)
+    first, shape = Teacher(Trainable(above).requires_grad_(False), guide), program.interface.inputs[0].example[1:]
+    classroom = Classroom(process, first, student, first, shape, asked, batch, seed)
     classroom.check()
     stages = _stages(chosen, classroom, steps)
     state = student.state()
     if chosen.trains:
-        about = {**describe(chosen), "seed": seed, "batch": batch, "train": train, "guidance": guidance}
+        drawn = {"seed": seed, "batch": batch, "train": train, "guidance": guidance, "time_scale": time_scale}
+        about = {**describe(chosen), **drawn}
         for stage, stamps in enumerate(stages):
             part = replace(schooling, iterations=max(1, schooling.iterations // len(stages)))
             place = None if folder is None else Path(folder) / f"stage{stage}"

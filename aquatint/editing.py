@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ from aquatint.compiler.regions import Regions
 from aquatint.compiler.replay import Replays
 from aquatint.compiler.statistics import Calibration
 from aquatint.passes.sparse import Sparse
-from aquatint.sampling import check_times, noise
+from aquatint.sampling import check_times, noise, sampler_of, step_noise
 
 DENSE_ABOVE = 0.85  # of the multiply-adds of a whole run: from here on that is faster
 NOTICED = 1e-3  # a difference between pixels that counts as an edit
@@ -162,22 +161,21 @@ class EditSession:
         program = self.compiled.program
         inputs = self._inputs(torch.zeros(shape), self._times()[0])
         context = Context({}, Calibration((tuple(inputs),)))
-        dropped: tuple[str, ...] | None = None
-        first = 0
-        while True:
-            changed, _ = run_pass(program, Sparse(self.plan.cache, dropped or (), self.plan.norms, self.plan.reaching), context)
-            entries = changed.incremental
-            assert entries is not None
-            if dropped is None and (dropped := self._cheap(entries)):
-                first = len(dropped)
-                continue
-            need = self._nbytes(entries)
-            if self.plan.memory is None or need <= self.plan.memory:
-                break
+
+        def without(names: tuple[str, ...]) -> Incremental:
+            changed, _ = run_pass(program, Sparse(self.plan.cache, names, self.plan.norms, self.plan.reaching), context)
+            assert changed.incremental is not None
+            return changed.incremental
+
+        entries, dropped = without(()), ()
+        if small := self._cheap(entries):
+            entries = without(small)
+        while self.plan.memory is not None and (need := self._nbytes(entries)) > self.plan.memory:
             cheap = sorted((k for k in entries.rows if k.name not in dropped), key=lambda k: k.cost / k.nbytes())
-            if not cheap or len(dropped) - first > 2 * len(entries.kept):
+            if not cheap or len(dropped) > 2 * len(entries.kept):
                 raise EditError(f"a recording takes {need} bytes at least; the plan's memory is {self.plan.memory}")
             dropped = (*dropped, *(k.name for k in cheap[: max(1, len(cheap) // 4)]))
+            entries = without((*small, *dropped))
         lower = self.compiled.target.lower
         self._record_run = Replays(Execution(entries.record, program.weights, lower))
         self._edit_run = Replays(Execution(entries.edit, program.weights, lower))
@@ -209,7 +207,7 @@ class EditSession:
         if self.sampler is None:
             return [None]
         self.sampler.set_timesteps(self.plan.steps)
-        check_times(self.compiled.program.sampler, self.sampler.timesteps)
+        check_times(sampler_of(self.compiled), self.sampler.timesteps)
         times = list(self.sampler.timesteps)
         return times[len(times) - max(1, round(len(times) * self.plan.strength)) :]
 
@@ -295,15 +293,14 @@ class EditSession:
                 return call(0, self._inputs(image, None))
             times = self._times()
             noisy = self._start(image, start)
-            random = torch.Generator().manual_seed(0)
-            more = {"generator": random} if "generator" in inspect.signature(self.sampler.step).parameters else {}
+            fresh = step_noise(self.sampler, len(noisy), 0)
             for place, time in enumerate(times):
                 given = self.sampler.scale_model_input(noisy, time)
                 predicted = call(place, self._inputs(given, time))
                 if self.plan.guidance != 1.0:
                     wanted, plain = predicted.chunk(2)
                     predicted = plain + self.plan.guidance * (wanted - plain)
-                noisy = self.sampler.step(predicted[:, : noisy.shape[1]], time, noisy, return_dict=False, **more)[0]
+                noisy = self.sampler.step(predicted[:, : noisy.shape[1]], time, noisy, return_dict=False, **fresh)[0]
             return noisy
 
 

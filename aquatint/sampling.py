@@ -39,7 +39,11 @@ class SamplingPlan:
             return SamplingPlan(len(config["timesteps"]), guidance, seed, tuple(config["timesteps"]))
         if steps is None and config.get("sigmas"):
             return SamplingPlan(len(config["sigmas"]), guidance, seed, sigmas=tuple(config["sigmas"]))
-        return SamplingPlan(steps or config.get("num_inference_steps", 20), guidance, seed)
+        return SamplingPlan(config.get("num_inference_steps", 20) if steps is None else steps, guidance, seed)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"{self.steps} steps draw nothing: it takes one at least")
 
     def begin(self, scheduler: Any) -> None:
         """Set the scheduler's times."""
@@ -59,6 +63,18 @@ def scheduler_from(config: Mapping[str, Any]) -> Any:
     return kind.from_config({k: v for k, v in config.items() if k not in PLAN})
 
 
+def sampler_of(model: Any) -> Mapping[str, Any]:
+    """The scheduler's configuration that a compressed model or a student carries; empty for others."""
+    return getattr(getattr(model, "program", None), "sampler", None) or {}
+
+
+def step_noise(scheduler: Any, count: int, seed: int) -> dict[str, Any]:
+    """What `scheduler.step` takes to draw the noise that it adds, for each of `count` images from a seed of its own."""
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        return {}
+    return {"generator": [torch.Generator().manual_seed(STEP_NOISE + seed + i) for i in range(count)]}
+
+
 def times_of(config: Mapping[str, Any]) -> list[float]:
     """What a student's scheduler, of this configuration, tells the model."""
     scheduler = scheduler_from(config)
@@ -66,11 +82,11 @@ def times_of(config: Mapping[str, Any]) -> list[float]:
     return [float(time) for time in scheduler.timesteps]
 
 
-def check_times(config: Mapping[str, Any] | None, times: Iterable[Any]) -> None:
+def check_times(config: Mapping[str, Any], times: Iterable[Any]) -> None:
     """InputError where a student with tables, of this scheduler configuration, is called at times that are not its own."""
-    tables = (config or {}).get("tables")
+    tables = config.get("tables") or ()
     wrong = [float(t) for t in times if tables and min(abs(float(t) - own) for own in tables) > 0.5]
-    if wrong and tables:
+    if wrong:
         known = ", ".join(f"{time:g}" for time in tables)
         raise InputError(
             f"this student has tables for the times {known}, and is called at {wrong[0]:g}: "
@@ -96,15 +112,13 @@ def sample(
 ) -> Tensor:  # fmt: skip
     """Images (N, C, H, W) from noise `start`. With labels (N,) and guidance > 1, `null_label` stands for "any class"."""
     plan.begin(scheduler)
-    check_times(getattr(getattr(model, "program", None), "sampler", None), scheduler.timesteps)
+    check_times(sampler_of(model), scheduler.timesteps)
     images = start * getattr(scheduler, "init_noise_sigma", 1.0)
     guided = labels is not None and plan.guidance != 1.0 and null_label is not None
     given_labels = labels
     if guided and labels is not None:
         given_labels = torch.cat([labels, torch.full_like(labels, null_label or 0)])
-    more: dict[str, Any] = {}
-    if "generator" in inspect.signature(scheduler.step).parameters:  # for one that adds noise in each step: each image its own
-        more["generator"] = [torch.Generator().manual_seed(STEP_NOISE + plan.seed + i) for i in range(len(start))]
+    fresh = step_noise(scheduler, len(start), plan.seed)
     keywords = dict(extra or {}) | ({} if given_labels is None else {"class_labels": given_labels})
     with torch.no_grad():
         for time in scheduler.timesteps:
@@ -114,7 +128,7 @@ def sample(
             if guided:
                 wanted, plain = predicted.chunk(2)
                 predicted = plain + plan.guidance * (wanted - plain)
-            images = scheduler.step(predicted[:, : images.shape[1]], time, images, return_dict=False, **more)[0]
+            images = scheduler.step(predicted[:, : images.shape[1]], time, images, return_dict=False, **fresh)[0]
     return images
 
 

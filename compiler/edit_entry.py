@@ -9,40 +9,20 @@ from typing import Any
 
 from torch import fx
 
+from aquatint.compiler.edit_facts import homes, is_affine, moves, origins, plain_values
 from aquatint.compiler.entries import Kept, Work
 from aquatint.compiler.errors import PassError
 from aquatint.compiler.formats import format_named
-from aquatint.compiler.layout import Layout
-from aquatint.compiler.regions import (
-    Edited,
-    Index,
-    Lookup,
-    Phase,
-    Places,
-    Reach,
-    Region,
-    Rest,
-    Seen,
-    Squares,
-    Touched,
-    joined,
-    wider,
-)
-from aquatint.compiler.rowwise import NORM
+from aquatint.compiler.multiply_adds import PRODUCTS, multiply_adds, multiply_adds_before
+from aquatint.compiler.regions import Index, Lookup, Phase, Places, Reach, Region, Rest, Seen, Squares, joined
+from aquatint.compiler.row_order import from_rows, in_rows
 from aquatint.compiler.spatial import Spatial
-from aquatint.compiler.spatial_rules import EACH, MOVES, VIEWS, unpadded
+from aquatint.compiler.spatial_rules import EACH, VIEWS, unpadded
 from aquatint.runtime.ops import name_of, operator_named
 
-PRODUCTS = (
-    "aquatint::rowwise_linear", "aquatint::rowwise_conv2d", "aquatint::rowwise_matmul", "aquatint::gemm", "aquatint::conv2d",
-    "aten::scaled_dot_product_attention.default", "aten::matmul.default", "aten::linear.default",
-)  # fmt: skip
 PIXELS = ("aten::upsample_nearest2d.vec", "aten::pixel_shuffle.default", "aten::pixel_unshuffle.default")
 JOINS = ("aten::add.Tensor", "aten::sub.Tensor")
 NUMBERS = frozenset(f"aten::{n}" for n in EACH.split())
-MOVEMENTS = frozenset(
-    f"aten::{n}" for n in f"{VIEWS} {MOVES} chunk split split_with_sizes slice select unbind einsum".split()
-) | {"python::getitem"}
 
 
 @dataclass
@@ -77,53 +57,19 @@ class EditBuilder:
     def build(self) -> list[fx.Node]:
         """The nodes that are the program's results in the new graph; `updates` come behind them."""
         results: list[fx.Node] = list(self.graph.output_node().args[0])  # type: ignore[arg-type]
-        self._plain = self._behind(results)
+        self._plain, self._sources = plain_values(self.known, results), origins(self.graph)
+        self._homes = homes(self.graph, self.known, self.reaching)
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self._whole[node] = self.new.placeholder(node.name)
-            self._sources[node] = self._sources_of(node)
-            if node in self.known.layouts:
-                self._homes[node] = self._home_of(node)
         for node in self.graph.nodes:  # in order, so that none has far to reach back
             if node in self.known.layouts and self._is_anchor(node):
                 self.rows(node, self.home(node))
         return [self.whole(node) for node in results]
 
-    def _sources_of(self, node: fx.Node) -> frozenset[str]:
-        if node.op == "placeholder":
-            return frozenset([node.name])
-        return frozenset().union(
-            *(self._sources[n] for n in node.all_input_nodes if name_of(node.target) != "aten::sym_size.int")
-        )
-
-    def _behind(self, results: list[fx.Node]) -> set[fx.Node]:
-        """Values that the results are read from as they are: these are kept as they are."""
-        found, todo = set(), list(results)
-        while todo:
-            node = todo.pop()
-            if node in found or node not in self.known.changes:
-                continue
-            found.add(node)
-            moved = self._moves(node) or node not in self.known.layouts or self.known.seeing[node].kind == "whole"
-            todo += node.all_input_nodes if moved else ()
-        return found
-
     def home(self, node: fx.Node) -> Region:
         """Where a value is computed."""
         return self._homes[node]
-
-    def _home_of(self, node: fx.Node) -> Region:
-        grid, seeing = self.known.layouts[node].grid, self.known.seeing[node]
-        found: Region = Edited(grid)
-        if not self.reaching or seeing.kind == "whole":
-            return found
-        source, _ = unpadded(node.args[0]) if seeing.reach else (None, None)
-        for n in (n for n in (*node.all_input_nodes, source) if n in self._homes):
-            if seeing.reach and n is source:
-                found = wider(found, Touched(self._homes[n], seeing.reach))
-            elif self.known.layouts[n].grid == grid:
-                found = wider(found, self._homes[n])
-        return found
 
     def input(self, key: Any, name: str) -> fx.Node:
         """An input of the new graph that stands for an index, or for a tensor of what is kept."""
@@ -152,16 +98,16 @@ class EditBuilder:
             return self.new.get_attr(str(node.target))
         if node.name not in self.known.shapes:  # a size, or several results
             return self._copied(node)
-        if self._is_affine(node):
+        if is_affine(node):
             return self._affine(node)
         if node not in self.known.changes:
             return self._made_again(node) if node.name in self.dropped else self._keep_whole(node)
         kind = self.known.seeing[node].kind if node in self.known.seeing else "whole"
         if kind in ("lead", "trail"):
             return self._end(node, kind)
-        if node in self.known.layouts and kind != "whole" and not self._moves(node):
+        if node in self.known.layouts and kind != "whole" and not moves(node):
             return self._merged(node)
-        if kind == "whole" and not self._moves(node) and any(n in self.known.layouts for n in node.all_input_nodes):
+        if kind == "whole" and not moves(node) and any(n in self.known.layouts for n in node.all_input_nodes):
             self.whole_nodes[node] = None
         return self._copied(node)
 
@@ -179,11 +125,6 @@ class EditBuilder:
             self._again[node] = self.new.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
         return self._again[node]
 
-    def _is_affine(self, node: fx.Node) -> bool:
-        """Is this the gain or the offset of a group norm?"""
-        source = node.args[0] if name_of(node.target) == "python::getitem" else None
-        return isinstance(source, fx.Node) and name_of(source.target) == NORM
-
     def _affine(self, node: fx.Node) -> fx.Node:
         """Those of the recorded run (SIGE, section 3.3); they may follow what an edit changes."""
         norm: fx.Node = node.args[0]  # type: ignore[assignment]
@@ -191,10 +132,10 @@ class EditBuilder:
         if not self.norms or image not in self.known.layouts or self.dropped.intersection(n.name for n in self._parts(image)):
             return self._keep_whole(node)
         if norm not in self._whole:
-            parts = sorted((n for n in norm.users if self._is_affine(n)), key=lambda n: n.args[1])  # type: ignore[arg-type,return-value]
+            parts = sorted((n for n in norm.users if is_affine(n)), key=lambda n: n.args[1])  # type: ignore[arg-type,return-value]
             kept = [self._keep(part, "norm", self.known.shapes[part.name], None)[0] for part in parts]
             layout, home = self.known.layouts[image], self.home(image)
-            old, new = (self._in_rows(layout, rows) for rows in (self._before(image, home), self.rows(image, home)))
+            old, new = (in_rows(self.new, layout, rows) for rows in (self._before(image, home), self.rows(image, home)))
             options = {"groups": norm.args[1], "count": prod(layout.grid), "eps": norm.kwargs["eps"]}
             self._whole[norm] = self.call("aquatint::moved_affine", *kept, old, new, **options)
         return self.call("python::getitem", self._whole[norm], node.args[1])
@@ -216,10 +157,6 @@ class EditBuilder:
     def _keep_whole(self, node: fx.Node) -> Any:
         return self._keep(node, "whole", self.known.shapes[node.name], None)[0]
 
-    def _moves(self, node: fx.Node) -> bool:
-        name = (name_of(node.target) or "").split(".")[0] if node.op == "call_function" else ""
-        return name in MOVEMENTS and not self._is_affine(node)
-
     def _end(self, node: fx.Node, kind: str) -> fx.Node:
         """What stands before or behind the grid of a sequence; it is computed with every edit."""
         source: fx.Node = node.args[0]  # type: ignore[assignment]
@@ -235,7 +172,7 @@ class EditBuilder:
         layout, home = self.known.layouts[node], self.home(node)
         kept = self._keep_rows(node)
         index = self.index(Places(home, layout.grid, *layout.ends))
-        rows = self._in_rows(layout, self.rows(node, home))
+        rows = in_rows(self.new, layout, self.rows(node, home))
         merged = self.call("aquatint::merge", *kept, rows, index, format=self.kept[node, "rows"].format)
         return self._from_rows(node, merged, [*self._extents(node)])
 
@@ -379,24 +316,9 @@ class EditBuilder:
 
     def _count(self, node: fx.Node, region: Region) -> None:
         if name_of(node.target) in PRODUCTS:
-            layout, dense = self.known.layouts[node], self.multiply_adds(node)
+            layout, dense = self.known.layouts[node], multiply_adds(self.known, node)
             places = prod(layout.grid) + sum(layout.ends)
             self.work[node, region] = Work(node.name, region, dense / places, sum(layout.ends), dense)
-
-    def multiply_adds(self, node: fx.Node) -> float:
-        """Of the whole product."""
-        shapes, name = self.known.shapes, name_of(node.target)
-        if name not in PRODUCTS:
-            return 0.0
-        size = prod(shapes[node.name])
-        if name == "aten::scaled_dot_product_attention.default":
-            query, key = (shapes[n.name] for n in node.args[:2])  # type: ignore[union-attr]
-            return float(prod(query) * key[-2] * 2)
-        if name in ("aten::matmul.default", "aquatint::rowwise_matmul"):
-            return float(size * shapes[node.args[0].name][-1])  # type: ignore[union-attr]
-        weight = shapes[node.args[2 if name in ("aquatint::gemm", "aquatint::conv2d") else 1].name]  # type: ignore[union-attr]
-        packed = 2 if name in ("aquatint::gemm", "aquatint::conv2d") and "int4" in str(node.kwargs["formats"][1]) else 1  # type: ignore[index]
-        return float(size * prod(weight[1:]) * packed)
 
     # What is kept
 
@@ -421,36 +343,19 @@ class EditBuilder:
         return "int8"
 
     def _keep(self, node: fx.Node, form: str, shape: tuple[int, ...], format: str | None) -> tuple[Any, Any]:
-        places = None
+        places, cost = None, 0.0
         if form == "rows":
             layout = self.known.layouts[node]
             places = Places(self.home(node), layout.grid, *layout.ends)
-        cost = self.multiply_adds(node) / shape[1] if form == "rows" else self._cost(node) if form == "whole" else 0.0
+            cost = multiply_adds(self.known, node) / shape[1]
+        if form == "whole":
+            cost = multiply_adds_before(self.known, node)
         self.kept[node, form] = Kept(node.name, form, format, shape, self._sources[node], places, cost)
         codes = self.input((node, form, "codes"), f"{node.name}_kept")
         return codes, self.input((node, form, "scales"), f"{node.name}_scales") if format else None
 
-    def _cost(self, node: fx.Node) -> float:
-        """Multiply-adds of the products right before a value, as much of them as it holds."""
-        if name_of(node.target) in PRODUCTS:
-            return self.multiply_adds(node)
-        size = prod(self.known.shapes.get(node.name, ()))
-        sources = [n for n in node.all_input_nodes if n.op == "call_function"]
-        return sum(self._cost(n) * min(1.0, size / max(1, prod(self.known.shapes.get(n.name, ())))) for n in sources)
-
-    def _in_rows(self, layout: Layout, value: Any) -> fx.Node:
-        """(batch, places, channels)."""
-        return in_rows(self.new, layout, value)
-
     def _from_rows(self, node: fx.Node, rows: Any, extents: list[int]) -> fx.Node:
-        """Rows (batch, places, channels) in the order of `node`'s own axes, with these extents of its axes of places."""
-        layout, shape = self.known.layouts[node], self.known.shapes[node.name]
-        order = layout.order()
-        batch, rest = order[0], order[1 + len(layout.axes) :]
-        sizes = [shape[batch], *extents, *(shape[d] for d in rest)]
-        opened = self.call("aten::reshape.default", rows, sizes)
-        back = sorted(range(len(order)), key=lambda i: order[i])
-        return opened if back == list(range(len(back))) else self.call("aten::permute.default", opened, back)
+        return from_rows(self.new, self.known.layouts[node], self.known.shapes[node.name], rows, extents)
 
     def _extents(self, node: fx.Node) -> list[int]:
         layout, shape = self.known.layouts[node], self.known.shapes[node.name]
@@ -461,16 +366,3 @@ class EditBuilder:
         layout, shape = self.known.layouts[node], self.known.shapes[node.name]
         first, *others = layout.axes
         return [-1 if d == first else 1 if d in others else size for d, size in enumerate(shape)]
-
-
-def in_rows(graph: fx.Graph, layout: Layout, value: Any) -> fx.Node:
-    """A value as (batch, places, channels): all its places, or some of them."""
-    call, order = graph.call_function, layout.order()
-    if order != list(range(len(order))):
-        value = call(operator_named("aten::permute.default"), (value, order))
-    width = len(order) - 1 - len(layout.axes)
-    if len(layout.axes) > 1:
-        value = call(operator_named("aten::flatten.using_ints"), (value, 1, len(layout.axes)))
-    if width > 1:
-        return call(operator_named("aten::flatten.using_ints"), (value, 2, -1))
-    return value if width else call(operator_named("aten::unsqueeze.default"), (value, -1))

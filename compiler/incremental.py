@@ -10,9 +10,10 @@ from itertools import pairwise
 
 from torch import fx
 
-from aquatint.compiler.edit_entry import EditBuilder, in_rows
+from aquatint.compiler.edit_entry import EditBuilder
 from aquatint.compiler.entries import Incremental, Kept
 from aquatint.compiler.regions import Index
+from aquatint.compiler.row_order import in_rows
 from aquatint.compiler.spatial import Spatial
 from aquatint.runtime.ops import operator_named
 

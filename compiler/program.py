@@ -115,6 +115,9 @@ class Program:
             del self.weights[name]
 
 
+BRANCH = (".up", ".down")  # what the names of a low-rank branch's weights end in
+
+
 def narrowest(weight: Tensor) -> Tensor:
     """`weight` in the smallest of its dtype, bfloat16 and float16 that holds it exactly: half for an upcast checkpoint."""
     if weight.dtype != torch.float32:

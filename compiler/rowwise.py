@@ -8,9 +8,10 @@ from torch import fx
 
 from aquatint.compiler.spatial import Spatial
 from aquatint.compiler.spatial_rules import argument, pair
-from aquatint.runtime.ops import in_squares, name_of, operator_named
+from aquatint.runtime.ops import can_go_by_squares, name_of, operator_named
 
 NORM = "aquatint::group_affine"
+FEW = 32  # channels, in or out; with fewer, what stands around the products of squares takes longer than they save
 
 
 def prepared(graph: fx.Graph, known: Spatial) -> fx.Graph:
@@ -71,7 +72,9 @@ def _convolution(graph: fx.Graph, node: fx.Node, known: Spatial, old: fx.Node) -
         for name, place, default in (("stride", 3, 1), ("padding", 4, 0), ("dilation", 5, 1))
     }
     options["groups"] = groups = argument(node, 6, "groups", 1)
-    options["by_squares"] = in_squares(known.shapes[old.args[1].name], options["stride"], options["dilation"], groups)  # type: ignore[union-attr]
+    weight = known.shapes[old.args[1].name]  # type: ignore[union-attr]
+    worthwhile = min(weight[:2]) >= FEW
+    options["by_squares"] = worthwhile and can_go_by_squares(weight, options["stride"], options["dilation"], groups)
     bias = argument(node, 2, "bias")
     return graph.call_function(operator_named("aquatint::rowwise_conv2d"), (*node.args[:2], bias), options)
 

@@ -17,15 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aquatint.compiler.errors import ArtifactError
-from aquatint.compiler.program import Program, narrowest
+from aquatint.compiler.program import BRANCH, Program, narrowest
 from aquatint.compiler.weights import Weights
-
-PARTS = (".up", ".down")
 
 
 def branches(program: Program) -> list[str]:
     """The names of all low-rank branches."""
-    return [name for name in program.weights if name.endswith(PARTS)]
+    return [name for name in program.weights if name.endswith(BRANCH)]
 
 
 def base_digest(program: Program) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aquatint.compiler.errors import DistillError
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.formats import format_named
-from aquatint.compiler.program import Program
+from aquatint.compiler.program import BRANCH, Program
 from aquatint.compiler.weights import Derived, Weights
 from aquatint.runtime import ops
 
@@ -84,7 +84,7 @@ class Trainable(nn.Module):
 
 def _own(program: Program, train: str) -> dict[str, Tensor]:
     """The program's own weights that are trained, as numbers to begin with."""
-    ends = {"branch": (".up", ".down"), "all": ("",)}.get(train)
+    ends = {"branch": BRANCH, "all": ("",)}.get(train)
     if ends is None:
         raise DistillError(f"train={train!r} is not known; known: all, lora, branch")
     chosen = [n for n, w in program.weights.items() if n.endswith(ends) and w.is_floating_point()]

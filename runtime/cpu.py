@@ -30,6 +30,7 @@ from aquatint.runtime.cpu_sparse import (
     TakeKernel,
 )
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
+from aquatint.runtime.ops import can_go_by_squares
 
 INPUT_FORMATS = ("int8", "int4-g64")
 WEIGHT_FORMATS = ("int4-g64", "int4-g64-whole")
@@ -130,9 +131,14 @@ def linear_refusal(x: Any, weight: Any, bias: Any = None) -> str | None:
     return None if fixed else "weight or bias is not fixed, or not in float32"
 
 
-def rowwise_refusal(x: Any, weight: Any, bias: Any = None, *, groups: int = 1, **options: Any) -> str | None:
+def rowwise_refusal(
+    x: Any, weight: Any, bias: Any = None, *, groups: int = 1, by_squares: bool = False, **options: Any
+) -> str | None:
     """Why there is no kernel for this product of some rows, or None."""
-    depthwise = isinstance(weight, Tensor) and groups == len(weight) and weight.shape[1] == 1
+    known = isinstance(weight, Tensor)
+    if by_squares and not (known and can_go_by_squares(weight.shape, options["stride"], options["dilation"], groups)):
+        return "it can't go by squares"
+    depthwise = known and groups == len(weight) and weight.shape[1] == 1
     return linear_refusal(x, weight, bias) if groups == 1 or depthwise else "channels are in groups"
 
 

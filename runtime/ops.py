@@ -245,10 +245,9 @@ def _rowwise_matmul(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.transpose(-1, -2)
 
 
-def in_squares(weight: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
-    """Is a convolution of this weight (O, C, kh, kw) one of those that go by squares of 2 x 2 outputs?"""
-    plain = [*weight[2:], *stride, *dilation, groups] == [3, 3, 1, 1, 1, 1, 1]
-    return plain and weight[0] >= 32 and weight[1] >= 32 and weight[1] % 16 == 0
+def can_go_by_squares(weight: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
+    """Can a convolution of this weight (O, C, kh, kw) be computed by squares of 2 x 2 outputs?"""
+    return [*weight[2:], *stride, *dilation, groups] == [3, 3, 1, 1, 1, 1, 1] and weight[1] % 16 == 0
 
 
 def _rowwise_conv2d(
@@ -261,7 +260,7 @@ def _rowwise_conv2d(
     With a table (n, kh kw) of n outputs alone: which of the rows x (B, C, m, 1) each tap sees, -1 for none -> (B, O, n, 1).
     SIGE (arXiv 2211.02048) section 3.2, by rows instead of blocks.
 
-    by_squares  a kernel may compute squares of 2 x 2 outputs, beginning at even places (`in_squares`)
+    by_squares  a kernel may compute squares of 2 x 2 outputs, beginning at even places (`can_go_by_squares`)
     squares     (s, 20), with a table: the 16 rows that each square sees, and its 4 outputs; -1 for none
     """
     if table is None:

@@ -43,9 +43,13 @@ def run(options: argparse.Namespace) -> None:
     height, width = (size, size) if isinstance(size, int) else size
     start = noise((model.config.get("in_channels"), height, width), options.count, options.seed)
     sampler = model.program.sampler or {}
-    asked = options.guidance or (1.0 if "guidance" in sampler else 2.0)
-    nothing = null_label(model.program.config)
-    plan = SamplingPlan.of(sampler, options.steps, asked if labels is not None and nothing is not None else 1.0, options.seed)
+    nothing = null_label(model.program.config) if labels is not None else None
+    if nothing is None and options.guidance not in (None, 1.0):
+        raise InputError(
+            f"{model.program.name} has no label for none, away from which a guidance of {options.guidance:g} leads"
+        )
+    usual = 1.0 if nothing is None or "guidance" in sampler else 2.0
+    plan = SamplingPlan.of(sampler, options.steps, usual if options.guidance is None else options.guidance, options.seed)
     images = sample(model, scheduler_from(sampler), start, plan, labels, nothing, extra)
     if options.output.suffix == ".safetensors":
         save_file({"images": images.contiguous()}, options.output)

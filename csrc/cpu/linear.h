@@ -22,11 +22,7 @@ struct Linear {
 
     static int64_t shares(const LinearCall& call) { return (call.n + kShare - 1) / kShare; }
 
-    // Rows a task: blocks of one size but for the last, so that none is left with a few rows and the whole weight.
-    static int64_t block(const LinearCall& call) {
-        int64_t blocks = std::max<int64_t>(1, (call.m + kMost - 1) / kMost);
-        return (call.m + blocks - 1) / blocks;
-    }
+    static int64_t block(const LinearCall& call) { return even_block(call.m, kMost); }
 
     static int64_t tasks(const LinearCall& call) {
         return call.m ? (call.m + block(call) - 1) / block(call) * shares(call) : 0;

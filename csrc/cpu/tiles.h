@@ -26,6 +26,12 @@ void tiles(int64_t count, F&& body, int64_t row = 0) {
         if (row < count) tiles<R - 1>(count, body, row);
 }
 
+// How many of `count` make a block of at most `most`: blocks of one size but for the last, so that none is left with a few.
+inline int64_t even_block(int64_t count, int64_t most) {
+    int64_t blocks = std::max<int64_t>(1, (count + most - 1) / most);
+    return (count + blocks - 1) / blocks;
+}
+
 // The lanes of a register added up, the first first.
 template <class V>
 float sum_of(typename V::Float a) {

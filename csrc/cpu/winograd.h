@@ -24,10 +24,7 @@ struct Winograd {
     static constexpr int kSeen = 16, kOutputs = 4;
     static constexpr int64_t kMost = 64;  // squares a block
 
-    static int64_t block(const LinearCall& call) {
-        int64_t blocks = std::max<int64_t>(1, (call.m + kMost - 1) / kMost);
-        return (call.m + blocks - 1) / blocks;
-    }
+    static int64_t block(const LinearCall& call) { return even_block(call.m, kMost); }
 
     static int64_t tasks(const LinearCall& call) {
         return call.m ? (call.m + block(call) - 1) / block(call) * P::count(call.n) : 0;

@@ -41,14 +41,13 @@ def called(program: Program, times: list[int], seed: int = 0) -> list[torch.Tens
     return given
 
 
-@pytest.mark.parametrize(("name", "classes", "left"), [("unet2d", 0, 0), ("dit", 11, 0)])
-def test_tables_say_what_products_said(name: str, classes: int, left: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "classes"), [("unet2d", 0), ("dit", 11)])
+def test_tables_say_what_products_said(name: str, classes: int, tmp_path: Path) -> None:
     program = captured(name)
     inputs = called(program, [249, 999, 499])
     changed, report = run_pass(program, Tabulate(STAMPS, classes), NOTHING)
     assert report.sites[""]["tables"] > 0
-    of_time = [s.name for s in changed.sites if "time" in s.name or "norm1" in s.name]
-    assert len(of_time) == left, of_time
+    assert not [s.name for s in changed.sites if "time" in s.name or "norm1" in s.name]
     for got, expected in zip(changed(*inputs), program(*inputs), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     other = changed(*called(program, [248, 999, 499]))[0]
