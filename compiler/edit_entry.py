@@ -204,10 +204,11 @@ class EditBuilder:
             return self._taken(node, self.whole(node), layout.axes, Places(region, layout.grid, *layout.ends))
         new, kept = self.rows(node, home), self._keep_rows(node)
         both = joined(home, region)
-        rest = self.call("aquatint::recall", *kept, self.index(Rest(both, home)), format=self.kept[node, "rows"].format)
-        axis = layout.axes[0]
-        ones = [1] * (len(layout.axes) - 1)
-        together = self.call("aten::cat.default", [new, self._from_rows(node, rest, [-1, *ones])], axis)
+        places, axis = self.index(Rest(both, home)), layout.axes[0]
+        rows = self.call(
+            "aquatint::recall", *kept, places, in_rows(self.new, layout, new), format=self.kept[node, "rows"].format
+        )
+        together = self._from_rows(node, rows, [-1, *[1] * (len(layout.axes) - 1)])
         if getattr(region, "first", None) == home:
             return together
         return self.call("aquatint::take", together, self._flat(Lookup(region, both)), axis=axis, axes=len(layout.axes))

@@ -21,8 +21,7 @@ class Sparse:
     Before:  %n = aten::group_norm.default(%x, 32, @w, @b, 1e-05);  %s = aten::silu.default(%n)
              %y = aten::conv2d.default(%s, @conv.weight, @conv.bias, [1, 1], [1, 1])
     After:   the program is as it was; its entry `edit` has
-             %h = aquatint::recall(%x_kept, %x_scales, %halo, format='int8')     # around the edit, from the recorded run
-             %l = aten::cat.default([%x_rows, %h_rows], 2)
+             %l = aquatint::recall(%x_kept, %x_scales, %halo, %x_rows, format='int8')   # and around it, from the recorded run
              %m = aten::mul.Tensor(%l, %gain_kept);  %a = aten::add.Tensor(%m, %offset_kept);  %s = aten::silu.default(%a)
              %y = aquatint::rowwise_conv2d(%s, @conv.weight, @conv.bias, table=%table, ...)
 

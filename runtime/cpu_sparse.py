@@ -154,27 +154,35 @@ def _inverse(order: Sequence[int]) -> list[int]:
 
 
 class RecallKernel(BoundKernel):
-    """aquatint::recall; called with codes, scales where the format has them, and the index."""
+    """aquatint::recall; called with codes, scales where the format has them, the index, and the rows to come before, if any."""
 
-    def __init__(self, kernels: KernelSet, codes: Any, scales: Any, index: Any, *, format: str | None = None) -> None:
+    def __init__(
+        self, kernels: KernelSet, codes: Any, scales: Any, index: Any, rows: Any = None, *, format: str | None = None
+    ) -> None:  # fmt: skip
         self.kernels, self.format = kernels, format_named(format) if format else None
 
     def fits(self, codes: Tensor, *others: Tensor) -> bool:
         return codes.is_contiguous() and (self.format is not None or codes.dtype == torch.float32)
 
     def results(self, codes: Tensor, *others: Tensor) -> Tensor:
-        return torch.empty(len(codes), len(others[-1]), self._width(codes))
+        index, *before = others[1:] if self.format else others
+        return torch.empty(len(codes), len(index) + sum(rows.shape[1] for rows in before), self._width(codes))
 
     def bind(self, results: Tensor, codes: Tensor, *others: Tensor) -> Run:
-        return self.run(results, codes, others[0] if self.format else None, others[-1])
+        scales, index, *before = others if self.format else (None, *others)
+        return self.run(results, codes, scales, index, *before)
 
-    def run(self, results: Tensor, codes: Tensor, scales: Tensor | None, index: Tensor | None) -> Run:
+    def run(
+        self, results: Tensor, codes: Tensor, scales: Tensor | None, index: Tensor | None, before: Tensor | None = None
+    ) -> Run:
         width = self._width(codes)
+        ahead, refresh = (None, []) if before is None else staged(before)
+        rows = 0 if ahead is None else ahead.shape[1]
         call = RecallCall(
-            at(codes), at(scales), at(index), len(codes), codes.shape[1], results.shape[1], width,
+            at(codes), at(scales), at(index), at(ahead), len(codes), codes.shape[1], results.shape[1] - rows, rows, width,
             (self.format and self.format.group) or width, self.format.bits if self.format else 32, at(results),
         )  # fmt: skip
-        return runner(self.kernels, self.kernels.library.aq_recall, call, (results, codes, scales, index))
+        return runner(self.kernels, self.kernels.library.aq_recall, call, (results, codes, scales, index, ahead), refresh)
 
     def _width(self, codes: Tensor) -> int:
         return codes.shape[-1] * 8 // self.format.bits if self.format else codes.shape[-1]

@@ -109,8 +109,8 @@ class RecallCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("codes", "scales", "index")),
-        *((name, ctypes.c_int64) for name in ("images", "places", "rows", "width", "group")),
+        *((name, ctypes.c_void_p) for name in ("codes", "scales", "index", "before")),
+        *((name, ctypes.c_int64) for name in ("images", "places", "rows", "before_rows", "width", "group")),
         ("bits", ctypes.c_int32),
         ("y", ctypes.c_void_p),
     ]

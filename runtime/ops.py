@@ -200,10 +200,14 @@ def _pick(x: Tensor, phase: Tensor, *, count: int) -> Tensor:
     return choices.gather(2, phase.view(1, 1, 1, -1, 1).expand(*choices.shape[:2], 1, -1, 1)).squeeze(2)
 
 
-def _recall(codes: Tensor, scales: Tensor | None, index: Tensor, *, format: str | None = None) -> Tensor:
-    """The rows `index` (n,) of what was kept of a value (B, T, C), as plain numbers (B, n, C)."""
+def _recall(
+    codes: Tensor, scales: Tensor | None, index: Tensor, rows: Tensor | None = None, *, format: str | None = None
+) -> Tensor:
+    """The rows `index` (n,) of what was kept of a value (B, T, C), as plain numbers (B, n, C), behind `rows` (B, m, C)."""
     found = codes.index_select(1, index)
-    return found if format is None or scales is None else format_named(format).decode(found, scales.index_select(1, index))
+    if format is not None and scales is not None:
+        found = format_named(format).decode(found, scales.index_select(1, index))
+    return found if rows is None else torch.cat([rows.to(found.dtype), found], 1)
 
 
 def _merge(codes: Tensor, scales: Tensor | None, rows: Tensor, index: Tensor, *, format: str | None = None) -> Tensor:

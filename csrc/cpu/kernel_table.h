@@ -121,9 +121,10 @@ struct RecallCall {
     const void* codes;     // (images, places, width) in `bits`: 4, 8, or 32 for floats
     const void* scales;    // (images, places, width / group): bfloat16 for 4 bits, float for 8
     const int64_t* index;  // (rows): places; null for all in order
-    int64_t images, places, rows, width, group;
+    const float* before;   // (images, before_rows, width): what comes before them; or null
+    int64_t images, places, rows, before_rows, width, group;
     int32_t bits;
-    float* y;  // (images, rows, width)
+    float* y;  // (images, before_rows + rows, width)
 };
 
 // The tasks of one call, handed out one by one to whoever is free. Who takes which does not matter: no two write the same

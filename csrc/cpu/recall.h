@@ -1,4 +1,4 @@
-// Rows of what was kept of a value, as floats: all of them, or those that an index names.
+// Rows of what was kept of a value, as floats: all of them, or those that an index names, behind rows that are given.
 #pragma once
 
 #include <algorithm>
@@ -15,13 +15,19 @@ struct Recall {
 
     static int64_t block(const RecallCall& call) { return std::max<int64_t>(1, kBlock / call.width); }
 
-    static int64_t tasks(const RecallCall& call) { return (call.images * call.rows + block(call) - 1) / block(call); }
+    static int64_t each(const RecallCall& call) { return call.before_rows + call.rows; }
+
+    static int64_t tasks(const RecallCall& call) { return (call.images * each(call) + block(call) - 1) / block(call); }
 
     static void run(const RecallCall& call, int64_t task) {
-        int64_t first = task * block(call), last = std::min(first + block(call), call.images * call.rows);
+        int64_t first = task * block(call), last = std::min(first + block(call), call.images * each(call));
         for (int64_t row = first; row < last; ++row) {
-            int64_t place = call.index ? call.index[row % call.rows] : row % call.rows;
-            decode(call, row / call.rows * call.places + place, call.y + row * call.width);
+            int64_t image = row / each(call), i = row % each(call) - call.before_rows;
+            float* y = call.y + row * call.width;
+            if (i < 0)
+                std::copy_n(call.before + ((image + 1) * call.before_rows + i) * call.width, call.width, y);
+            else
+                decode(call, image * call.places + (call.index ? call.index[i] : i), y);
         }
     }
 

@@ -215,8 +215,11 @@ void recall(const KernelTable* table) {
     bool all = draw(0, 1);
     rows = all ? count : rows;
     auto codes = bytes<uint8_t>(images * count * width * bits / 8), scales = bytes<uint8_t>(images * count * width / group * (bits == 4 ? 2 : 4));
-    std::vector<float> y(images * rows * width);
-    RecallCall call{codes.data(), scales.data(), all ? nullptr : index.data(), images, count, rows, width, group, bits, y.data()};
+    int64_t before_rows = draw(0, 1) ? draw(1, 9) : 0;
+    auto before = floats(images * before_rows * width);
+    std::vector<float> y(images * (before_rows + rows) * width);
+    RecallCall call{codes.data(), scales.data(), all ? nullptr : index.data(), before_rows ? before.data() : nullptr, images, count,
+                    rows, before_rows, width, group, bits, y.data()};
     aq_recall(table, &call, 1);
 }
 

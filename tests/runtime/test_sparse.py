@@ -114,6 +114,9 @@ def test_recall_and_merge(kernels, format, seed, batch, places, groups) -> None:
     recall = target(kernels).lower("aquatint::recall", (*slots, Slot), {"format": format})
     assert torch.equal(recall(*given, index), ops.recall(*kept, index, format=format))
     rows = torch.randn(batch, len(index), 64 * groups, generator=random)
+    behind = target(kernels).lower("aquatint::recall", (*slots, Slot, Slot), {"format": format})
+    for before in (rows, rows.transpose(0, 1).contiguous().transpose(0, 1), rows[:, :0]):
+        assert torch.equal(behind(*given, index, before), ops.recall(*kept, index, before, format=format))
     merge = target(kernels).lower("aquatint::merge", (*slots, Slot, Slot), {"format": format})
     assert torch.equal(merge(*given, rows, index), ops.merge(*kept, rows, index, format=format))
 
