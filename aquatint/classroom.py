@@ -118,7 +118,7 @@ class Classroom:
             lesson = Lesson(self.process, teacher, student, tuple(stamps))
             return method.losses(lesson, Batch(noise, clean, random, done))
 
-        state = self.student.shipped(school.run(losses, watch))
+        state = school.run(losses, watch)
         self.student.load(state)
         return state
 
@@ -127,10 +127,11 @@ class Classroom:
         program = self.student.program_with(self.student.state())
         return replace(self, teacher=Teacher(Trainable(program).requires_grad_(False)))
 
-    def compared(self, stamps: Sequence[int]) -> Comparison:
-        """Student and plain teacher beside the teacher in many steps, on noise that neither has seen."""
+    def compared(self, trained: Program, stamps: Sequence[int]) -> Comparison:
+        """What was trained and the plain teacher beside the teacher in many steps, on noise that neither has seen."""
         noise, given = self.noise(CHECKED, -2)
-        student, original = self.says(self.student, given), self.teaches(self.original, given)
+        ships = Trainable(trained).requires_grad_(False)
+        student, original = self.says(ships, given), self.teaches(self.original, given)
 
         def drawn(says: Says, through: Sequence[int]) -> Tensor:
             with torch.no_grad():

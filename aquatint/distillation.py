@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +113,19 @@ def distill(
                 chosen, stamps, data, School(student, part, place, {**about, "stamps": list(stamps)}), watch
             )
             classroom = classroom.promoted()
-    found = classroom.compared(stages[-1])
+    trained = student.program_with(state)
+    found = classroom.compared(trained, stages[-1])
     if not found.student <= found.teacher:
         raise DistillError(
             f"refused: the student is worse than the teacher's plain sampler at the same number of steps ({found})"
         )
     sampler = _sampler(scheduler, chosen, stages[-1], process) | ({} if guide is None else {"guidance": guidance})
-    trained = replace(student.program_with(state), sampler=sampler)
+    trained = replace(trained, sampler=sampler)
     if tables:
         trained = with_tables(trained, [time * time_scale for time in times_of(sampler)])
     kept = {site.name: Decision(None, "as its teacher's, but for what was learned") for site in trained.sites}
     base = model.report if isinstance(model, CompressedModule) else assemble(program, trained, "distilled", kept, [])
-    report = {**base, "distillation": {"method": chosen.name, "comparison": str(found)}}
+    report = {**base, "distillation": {"method": chosen.name, "comparison": str(found), **asdict(found)}}
     return CompressedModule(trained, target_named("cpu"), getattr(model, "recipe", {}), report)
 
 

@@ -54,12 +54,11 @@ def page(report: Mapping[str, Any], pictures: Sequence[Picture] = (), tables: Se
     treated = [row for row in report["sites"] if row["treatment"]]
     body = [
         f"<h1>{escape(report['model'])}</h1>",
-        f"<p class=lead>compressed by aquatint, recipe <code>{escape(report['recipe'])}</code></p>",
+        f"<p class=lead>by aquatint, recipe <code>{escape(report['recipe'])}</code></p>",
         _facts(report, treated),
         *(_table(table) for table in tables),
         _grids(pictures),
-        "<h2>Output error by site</h2>",
-        _plot(treated),
+        *(("<h2>Output error by site</h2>", _plot(treated)) if treated else ()),
         "<h2>Sites</h2>",
         _site_table(report["sites"]),
         "<h2>Passes</h2>",
@@ -76,10 +75,16 @@ def _document(title: str, body: str) -> str:
 def _facts(report: Mapping[str, Any], treated: list[Mapping[str, Any]]) -> str:
     before, after = report["bytes"]["before"], report["bytes"]["after"]
     errors = sorted(row["error"] for row in treated if "error" in row)
-    facts = [
-        (f"{before / after:.2f}×", f"smaller as stored: {megabytes(before)} → {megabytes(after)}"),
-        (f"{len(treated)} / {len(report['sites'])}", "sites compressed"),
-    ]
+    facts: list[tuple[str, str]] = []
+    if "steps" in (learned := report.get("distillation", {})):
+        nearer = f"to the teacher's images in many steps than its own sampler in as few (method {escape(learned['method'])})"
+        closer = learned["teacher"] / max(learned["student"], 1e-9)
+        facts += [(f"{learned['steps']}", "steps an image"), (f"{closer:.1f}× nearer", nearer)]
+    if treated or not learned:
+        facts += [
+            (f"{before / after:.2f}×", f"smaller as stored: {megabytes(before)} → {megabytes(after)}"),
+            (f"{len(treated)} / {len(report['sites'])}", "sites compressed"),
+        ]
     if errors:
         facts.append((f"{errors[len(errors) // 2]:.3f}", "median relative output error of a site"))
     return "<div class=facts>" + "".join(f"<div><b>{a}</b><span>{b}</span></div>" for a, b in facts) + "</div>"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aquatint.compiler.errors import DistillError
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.formats import format_named
-from aquatint.compiler.program import BRANCH, Program
+from aquatint.compiler.program import BRANCH, Program, narrowest
 from aquatint.compiler.weights import Derived, Weights
 from aquatint.runtime import ops
 
@@ -33,7 +33,7 @@ class Trainable(nn.Module):
 
     def __init__(self, program: Program, train: str = "all") -> None:
         super().__init__()
-        self.program, self.part = program, train
+        self.program = program
         first = _adapters(program) if train == "lora" else _own(program, train)
         if not first:
             raise DistillError(f"{program.name} has no weight to train with train={train!r}: is it quantized with a branch?")
@@ -67,18 +67,13 @@ class Trainable(nn.Module):
             for name, parameter in zip(self.names, self.trained, strict=True):
                 parameter.copy_(state[name])
 
-    def shipped(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Weights as they are kept: a branch in bfloat16, as it was before."""
-        rounded = self.part == "branch"
-        return {name: value.bfloat16().float() if rounded else value for name, value in state.items()}
-
     def program_with(self, state: Mapping[str, Tensor]) -> Program:
-        """The program with trained weights, each in the dtype that it had."""
+        """The program with trained weights, each rounded to as many bits as it was stored in."""
         changed = self.program.copy()
         self._put(changed.weights, state)
         for name, before in self.program.weights.items():
             if changed.weights.stored(name) is not self.program.weights.stored(name):
-                changed.weights[name] = changed.weights[name].to(before.dtype).clone()
+                changed.weights[name] = changed.weights[name].to(narrowest(before).dtype).to(before.dtype).clone()
         return changed
 
 

@@ -167,6 +167,36 @@ def test_adapters_are_added_to_the_weights(precision: str) -> None:
     assert torch.equal(student.program.weights["inner.bias"], model.inner.bias)
 
 
+def test_the_noise_of_steps_is_each_images_own() -> None:
+    config = {**scheduler().config, "_class_name": "LCMScheduler", "num_inference_steps": 4}
+    plan, model = SamplingPlan.of(config), Small().eval()
+    as_diffusers = lambda x, timestep: SimpleNamespace(sample=model(x, timestep))  # noqa: E731
+    start = torch.randn(3, 2, 1, 1, generator=torch.Generator().manual_seed(6))
+    drawn = sample(as_diffusers, scheduler_from(config), start, plan)
+    torch.testing.assert_close(sample(as_diffusers, scheduler_from(config), start[:2], plan), drawn[:2])
+    other = sample(as_diffusers, scheduler_from(config), start, replace(plan, seed=1))
+    assert not torch.allclose(other, drawn)
+    torch.testing.assert_close(
+        sample(as_diffusers, scheduler_from(config), start[:1].expand(2, -1, -1, -1), plan)[:1], drawn[:1]
+    )
+    with pytest.raises(InputError, match="0 steps draw nothing"):
+        SamplingPlan.of(config, steps=0)
+
+
+def test_a_student_is_stored_in_as_many_bits_as_its_teacher(tmp_path: Path) -> None:
+    model = Small().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())
+    student = aquatint.distill(model, scheduler(), "sfd", 1, calibrate=called, schooling=Schooling(50, rate=2e-3), batch=64)
+    assert all(torch.equal(w.half().float(), w) for w in student.program.weights.values())
+    assert not torch.equal(student.program.weights["inner.weight"], model.inner.weight)
+    student.save(tmp_path / "student.aq")
+    page = (tmp_path / "student.aq" / "report.html").read_text()
+    assert "nearer" in page
+    assert "smaller as stored" not in page
+
+
 def test_a_student_with_tables_knows_its_own_times() -> None:
     model, schooling = Small().eval(), Schooling(60, rate=2e-3)
     options: dict[str, Any] = {"calibrate": called, "schooling": schooling, "batch": 64}
