@@ -103,7 +103,7 @@ def in_steps(model: Any, steps: int) -> Any:
 
 def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps: int, options: argparse.Namespace) -> Any:
     """A quantized model of which the branch alone has learned; or the sentence that it was refused with."""
-    place = FOLDER / name / f"branch-{label}-{steps}-{options.iterations}"
+    place = FOLDER / name / f"{label}-{steps}-{options.iterations}"
     schooling = Schooling(options.iterations, rate=options.branch_rate, precision=options.precision)
     return kept(
         place,
@@ -260,10 +260,25 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
             both = quantized(name, learned, sampler, recipe, 4)
             after = f"{label} after sfd {options.iterations}"
             rows[f"{label}, distil, then quantize"] = judge.of(both, scheduler_from(learned.program.sampler), plan, after)
-        branch = branch_student(name, teacher, small, label, 4, options)
+        branch = branch_student(name, teacher, small, f"branch-{label}", 4, options)
         if branch is not None:
             rows[f"{label}, quantize, then distil the branch"] = judged(judge, branch, f"{label} branch {options.iterations}")
+        polished = polished_student(name, teacher, label, options)
+        if polished is not None:
+            after = f"{label} polished {options.iterations}"
+            rows[f"{label}, distil, quantize, then distil the branch"] = judged(judge, polished, after)
     return rows
+
+
+def polished_student(name: str, teacher: Checkpoint, label: str, options: argparse.Namespace) -> Any:
+    """All weights learn for two thirds of the iterations, then they are quantized, and the branch learns for the last third."""
+    last = options.iterations // 3
+    first, rest = (argparse.Namespace(**{**vars(options), "iterations": n}) for n in (options.iterations - last, last))
+    learned = student(name, teacher, "sfd", 4, first)
+    if learned is None or isinstance(learned, str):
+        return learned
+    small = quantized(name, learned, even(teacher.scheduler), f"svdq-{label.lower()}-r32", 4)
+    return branch_student(name, teacher, small, f"polished-{label}", 4, rest)
 
 
 def main() -> None:

@@ -110,9 +110,13 @@ class NumberFormat:
         """Scales as float32 (..., K/group); where there is one for a row too, it is in the first four bytes."""
         if self.scale not in ("e4m3", "whole"):
             return stored.float()
+        row, groups = self.split_scales(stored)
+        return groups * row
+
+    def split_scales(self, stored: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale of each row (..., 1), and those of its groups on top of it (..., K/group), where a format has both."""
         row, groups = (part.clone(memory_format=torch.contiguous_format) for part in (stored[..., :4], stored[..., 4:]))
-        row = row.view(torch.float32)
-        return (groups.view(torch.float8_e4m3fn) if self.scale == "e4m3" else groups).float() * row
+        return row.view(torch.float32), (groups.view(torch.float8_e4m3fn) if self.scale == "e4m3" else groups).float()
 
     def _grouped(self, values: Tensor) -> Tensor:
         return values.unflatten(-1, (-1, self.group or values.shape[-1]))

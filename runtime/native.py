@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILE = "libaquatint_cpu.so"
-KERNEL_SETS = ("plain", "avx2", "avx512", "avx512-vnni")
+KERNEL_SETS = ("plain", "avx2", "avx512", "avx512-vnni", "avx512-amx")
 
 
 class Spread(ctypes.Structure):
@@ -56,9 +56,10 @@ class ProductCall(ctypes.Structure):
     """As in csrc/cpu/kernel_table.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "scales", "weight", "weight_scales", "bias", "h", "up", "up_scales")),
+        *((name, ctypes.c_void_p) for name in ("x", "scales", "weight", "weight_scales", "wholes", "bias", "h", "up")),
+        ("up_scales", ctypes.c_void_p),
         ("window", ctypes.POINTER(Window)),
-        *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups")),
+        *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups", "weight_groups")),
         *((name, ctypes.c_int32) for name in ("bits", "weight_bits", "activation")),
         *((name, Spread) for name in ("gate", "residual")),
         ("y", ctypes.c_void_p),
@@ -118,12 +119,16 @@ class RecallCall(ctypes.Structure):
 
 @dataclass(frozen=True)
 class KernelSet:
-    """The kernels of one instruction set: the library and its table; `wide_sums`: they multiply by weights in 8 bits."""
+    """The kernels of one instruction set: the library and its table.
+
+    tiles: they multiply by AMX;  wide_sums: they multiply by weights in 8 bits
+    """
 
     library: ctypes.CDLL
     table: int
     name: str
     columns: int
+    tiles: bool
     wide_sums: bool
 
 
@@ -148,7 +153,9 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_name.restype = ctypes.c_char_p
     loaded.aq_packed_bytes.restype = loaded.aq_columns.restype = ctypes.c_int64
     loaded.aq_ceiling.restype = ctypes.c_double
-    loaded.aq_name.argtypes = loaded.aq_columns.argtypes = loaded.aq_wide_sums.argtypes = [ctypes.c_void_p]
+    loaded.aq_name.argtypes = loaded.aq_columns.argtypes = loaded.aq_tiles.argtypes = loaded.aq_wide_sums.argtypes = [
+        ctypes.c_void_p
+    ]
     sizes = [ctypes.c_int64, ctypes.c_int64]
     loaded.aq_packed_bytes.argtypes = [ctypes.c_void_p, ctypes.c_int, *sizes]
     loaded.aq_pack_weight.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, *sizes, ctypes.c_void_p]
@@ -172,7 +179,9 @@ def kernel_set(name: str) -> KernelSet | None:
     table = loaded.aq_kernels(KERNEL_SETS.index(name)) if loaded else None
     if loaded is None or table is None:
         return None
-    return KernelSet(loaded, table, name, loaded.aq_columns(table), bool(loaded.aq_wide_sums(table)))
+    return KernelSet(
+        loaded, table, name, loaded.aq_columns(table), bool(loaded.aq_tiles(table)), bool(loaded.aq_wide_sums(table))
+    )
 
 
 def best_kernel_set() -> KernelSet | None:

@@ -11,7 +11,8 @@ namespace {
 
 struct Avx2 {
     static constexpr int width = 8, rows = 6;
-    static constexpr bool many_registers = false;
+    static constexpr bool many_registers = false, has_tiles = false;
+    static constexpr int64_t many_rows = rows;
     static constexpr bool wide_sums = false;
     using Float = __m256;
     using Int = __m256i;

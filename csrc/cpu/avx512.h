@@ -12,7 +12,8 @@ namespace {
 
 struct Avx512Floats {
     static constexpr int width = 16, rows = 6;
-    static constexpr bool many_registers = true;
+    static constexpr bool many_registers = true, has_tiles = false;
+    static constexpr int64_t many_rows = rows;
     using Float = __m512;
     using Int = __m512i;
     using Sum = __m512i;

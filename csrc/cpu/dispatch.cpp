@@ -1,6 +1,14 @@
 // The C interface: which instruction sets this machine has, and each kernel run over a thread pool that is lent to us.
 #include "cpu/kernel_table.h"
 
+#ifdef AQUATINT_X86
+#include <cpuid.h>
+#endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace aquatint {
 namespace {
 
@@ -30,12 +38,32 @@ void spread(void (*run)(const Call&, Tasks&), const Call& call, int64_t tasks, i
         worker<Call>(&work);
 }
 
+#ifdef AQUATINT_X86
+// AMX-TILE, AMX-INT8, AMX-BF16 and AVX512-BF16, an operating system that keeps tiles, and its permission to use them.
+bool has_tiles() {
+    constexpr unsigned kTiles = 1u << 22 | 1u << 24 | 1u << 25;  // bfloat16, tiles, int8
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) != kTiles) return false;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5)) return false;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & (3u << 17)) != 3u << 17) return false;
+#ifdef __linux__
+    constexpr int kAskForTiles = 0x1023, kTileData = 18;  // arch_prctl's ARCH_REQ_XCOMP_PERM, and what it is asked for
+    return syscall(SYS_arch_prctl, kAskForTiles, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+#endif
+
 const KernelTable* known(int index) {
 #ifdef AQUATINT_X86
     static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     static const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    static const bool amx = vnni && has_tiles();
+    if (index == 4) return amx ? avx512_amx_kernels() : nullptr;
     if (index == 3) return vnni ? avx512_vnni_kernels() : nullptr;
     if (index == 2) return avx512 ? avx512_kernels() : nullptr;
     if (index == 1) return avx2 ? avx2_kernels() : nullptr;
@@ -61,12 +89,14 @@ AQ_EXPORT void aq_lend_pool(void* gomp_parallel) {
     aquatint::lent_pool = reinterpret_cast<aquatint::Parallel>(gomp_parallel);
 }
 
-// Kernel tables by rising speed: 0 plain, 1 AVX2, 2 AVX-512, 3 AVX-512 VNNI; null where this machine lacks the instructions.
+// Kernel tables by rising speed: 0 plain, 1 AVX2, 2 AVX-512, 3 AVX-512 VNNI, 4 AMX; null where this machine lacks the instructions.
 AQ_EXPORT const KernelTable* aq_kernels(int index) { return aquatint::known(index); }
 
 AQ_EXPORT const char* aq_name(const KernelTable* table) { return table->name; }
 
 AQ_EXPORT int64_t aq_columns(const KernelTable* table) { return table->columns(); }
+
+AQ_EXPORT int aq_tiles(const KernelTable* table) { return table->tiles; }
 
 AQ_EXPORT int aq_wide_sums(const KernelTable* table) { return table->wide_sums; }
 

@@ -19,7 +19,7 @@ struct Spread {
 struct QuantizeCall {
     const float* x;       // (m, k)
     const float* smooth;  // (k) or null
-    const int16_t* down;  // packed words, or null
+    const int16_t* down;  // packed words, with tiles bfloat16; or null
     const float* down_scales;
     Spread gain, offset;  // of k numbers
     int64_t m, k, rank, group;
@@ -79,13 +79,14 @@ struct ProductCall {
     const void* x;        // codes (m, k) or (m, k / 2); with `bits` 32 floats; with a window (batch, height, width, channels)
     const float* scales;  // (m, scale_groups), of pixels with a window; null with floats
     const uint8_t* weight;
-    const float* weight_scales;
-    const float* bias;     // packed, or null
-    const float* h;        // (m, rank), or (pixels, taps * rank) with a window; null without a branch
-    const int16_t* up;     // packed words
+    const float* weight_scales;  // for each group of 64; with tiles for each of `weight_groups`, which may be one of all
+    const int32_t* wholes;       // of each group, on top of one scale a column; or null. With tiles alone
+    const float* bias;           // packed, or null
+    const float* h;              // (m, rank), or (pixels, taps * rank) with a window; null without a branch
+    const int16_t* up;           // packed words; with tiles bfloat16
     const float* up_scales;
     const Window* window;  // null for a linear
-    int64_t m, n, k, rank, scale_groups;
+    int64_t m, n, k, rank, scale_groups, weight_groups;
     int32_t bits, weight_bits, activation;
     Spread gate, residual;  // of n numbers: y = activation(...) * gate + residual; null with floats
     float* y;               // (m, n)
@@ -149,6 +150,7 @@ class Tasks {
 struct KernelTable {
     const char* name;
     int64_t (*columns)();
+    bool tiles;      // is this AMX?
     bool wide_sums;  // do products of bytes go into 32 bits? Those of weights in 8 bits need that
     int64_t (*packed_bytes)(int bits, int64_t n, int64_t k);
     void (*pack_weight)(int bits, const void* codes, int64_t n, int64_t k, uint8_t* packed);
@@ -177,5 +179,6 @@ const KernelTable* plain_kernels();
 const KernelTable* avx2_kernels();
 const KernelTable* avx512_kernels();
 const KernelTable* avx512_vnni_kernels();
+const KernelTable* avx512_amx_kernels();
 
 }  // namespace aquatint

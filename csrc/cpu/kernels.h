@@ -15,28 +15,31 @@
 #include "cpu/product.h"
 #include "cpu/quantize.h"
 #include "cpu/recall.h"
+#include "cpu/ways.h"
 #include "cpu/winograd.h"
 
 namespace aquatint {
 
 template <class V>
 struct Kernels {
+    using Multiplication = typename Ways<V>::Multiplication;
+
     template <class Kernel, class Call>
     static void each(const Call& call, Tasks& tasks) {
         for (int64_t task; (task = tasks.take()) >= 0;) Kernel::run(call, task);
     }
 
     static int64_t product_tasks(const ProductCall& call) {
-        return call.bits == 32 ? FloatProduct<V>::tasks(call) : Product<V>::tasks(call);
+        return call.bits == 32 ? FloatProduct<V>::tasks(call) : Multiplication::tasks(call);
     }
 
     static void product(const ProductCall& call, Tasks& tasks) {
-        return call.bits == 32 ? each<FloatProduct<V>>(call, tasks) : Product<V>::work(call, tasks);
+        return call.bits == 32 ? each<FloatProduct<V>>(call, tasks) : Multiplication::work(call, tasks);
     }
 
     static constexpr KernelTable table(const char* name) {
         using P = Panels<V>;
-        return {name, P::columns, V::wide_sums, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
+        return {name, P::columns, V::has_tiles, V::wide_sums, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
                 GroupAffine<V>::tasks, each<GroupAffine<V>>, Attention<V>::tasks, Attention<V>::work,
                 Linear<V>::tasks, Linear<V>::work, Depthwise<V>::tasks, each<Depthwise<V>>,
                 Winograd<V>::tasks, Winograd<V>::work, MovedAffine<V>::tasks, each<MovedAffine<V>>, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};

@@ -9,7 +9,8 @@ namespace {
 
 struct Plain {
     static constexpr int width = 8, rows = 4;
-    static constexpr bool many_registers = false;
+    static constexpr bool many_registers = false, has_tiles = false;
+    static constexpr int64_t many_rows = rows;
     static constexpr bool wide_sums = true;
     struct Float {
         float v[width];

@@ -131,7 +131,7 @@ struct Product {
     [[gnu::always_inline]] static void branch(const ProductCall& call, const Rows& rows, int64_t row, int64_t panel,
                                               Float (&low)[R], Float (&high)[R]) {
         int64_t stride = Words<V>::stride(call.rank), pairs = (call.rank + 1) / 2;
-        Words<V>::template multiply<R>(rows.h + row * stride, stride, call.up + panel * pairs * 2 * P::kColumns, call.rank,
+        Words<V>::template multiply<R>(static_cast<const int16_t*>(rows.h) + row * stride, stride, call.up + panel * pairs * 2 * P::kColumns, call.rank,
                                        low, high);
         const float* scales = call.up_scales + panel * P::kColumns;
         auto s_low = V::load(scales), s_high = V::load(scales + V::width);
@@ -161,19 +161,25 @@ struct Product {
                 high[r] = V::add(high[r], h_high[r]);
             });
         }
-        if (call.activation || rows.gate || rows.residual || call.n < (panel + 1) * P::kColumns) {
+        if (more_to_do(call, rows, panel)) {
             Float a[R], b[R];  // with an address, which would keep the others out of registers
             std::copy(low, low + R, a);
             std::copy(high, high + R, b);
             for (int r = 0; r < R; ++r) leave(call, rows, row + r, first, panel, a[r], b[r]);
             return;
         }
-        unroll<R>([&](auto r) {
-            float* y = call.y + (first + row + r) * call.n + panel * P::kColumns;
-            auto* put = rows.passing ? &V::stream : &V::store;
-            put(y, low[r]);
-            put(y + V::width, high[r]);
-        });
+        unroll<R>([&](auto r) { put(call, rows, row + r, first, panel, low[r], high[r]); });
+    }
+
+    static void put(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, Float low, Float high) {
+        float* y = call.y + (first + row) * call.n + panel * P::kColumns;
+        auto* store = rows.passing ? &V::stream : &V::store;
+        store(y, low);
+        store(y + V::width, high);
+    }
+
+    static bool more_to_do(const ProductCall& call, const Rows& rows, int64_t panel) {
+        return call.activation || rows.gate || rows.residual || call.n < (panel + 1) * P::kColumns;
     }
 
     // One row's activation, gate and residual, and out.

@@ -10,55 +10,47 @@
 #include "cpu/prologue.h"
 #include "cpu/scratch.h"
 #include "cpu/tiles.h"
+#include "cpu/ways.h"
 #include "cpu/words.h"
 
 namespace aquatint {
 
 template <class V>
 struct Quantize {
-    using P = Panels<V>;
+    using Branch = typename Ways<V>::Branch;
+    using Number = typename Branch::Number;
 
     // Rows a task: what they become stays in the cache between their codes and their projection.
     static int64_t block(const QuantizeCall& call) {
-        return std::clamp<int64_t>(65536 / call.k / V::rows * V::rows, V::rows, 48);
+        return std::clamp<int64_t>(65536 / call.k / V::many_rows * V::many_rows, V::many_rows, 48);
     }
 
     static int64_t tasks(const QuantizeCall& call) { return (call.m + block(call) - 1) / block(call); }
 
     static void run(const QuantizeCall& call, int64_t task) {
         int64_t first = task * block(call), count = std::min(call.m - first, block(call));
-        auto* words = call.h ? scratch<int16_t, 8>(count * call.k) : nullptr;
+        Number* side = call.h ? scratch<Number, 8>(Branch::room(count, call.k)) : nullptr;
         auto* scales = scratch<float, 9>(count);
+        float* x = scratch<float, 0>(call.k);
         for (int64_t row = 0; row < count; ++row) {
-            int16_t* to = call.h ? words + row * call.k : nullptr;
-            scales[row] = call.bits == 8 ? by_row(call, first + row, to) : by_group(call, first + row, to);
+            float largest = call.bits == 8 ? by_row(call, first + row, x) : by_group(call, first + row, x);
+            if (side) scales[row] = Branch::put(x, call.k, largest, row, side);
         }
-        if (!call.h) return;
-        for (int64_t panel = 0; panel < P::count(call.rank); ++panel)
-            tiles<V::rows>(count, [&](auto R, int64_t row) {
-                project<R.value>(call, words + row * call.k, scales + row, panel, first + row);
-            });
+        if (side) Branch::project(call, side, scales, first, count);
     }
 
-    // A row with one scale, in 8 bits; words too where they are wanted, whose scale is returned.
-    static float by_row(const QuantizeCall& call, int64_t row, int16_t* words) {
-        float* x = scratch<float, 0>(call.k);
-        float largest = float_of(Prologue<V>(call, row).read(0, call.k, x));
-        float scale = group_scale(largest, 127.0f), words_scale = group_scale(largest, Words<V>::kMost);
-        auto inverse = V::set(1.0f / scale), words_inverse = V::set(1.0f / words_scale);
+    // A row with one scale, in 8 bits; what was encoded is left in x, and its largest magnitude returned.
+    static float by_row(const QuantizeCall& call, int64_t row, float* x) {
+        float largest = float_of(Prologue<V>(call, row).read(0, call.k, x)), scale = group_scale(largest, 127.0f);
+        auto inverse = V::set(1.0f / scale);
         int8_t* codes = call.codes + row * call.k;
         call.scales[row] = scale;
-        for (int64_t i = 0; i < call.k; i += V::width) {
-            auto value = V::load(x + i);
-            V::store_codes(codes + i, V::mul(value, inverse));
-            if (words) V::store_words(words + i, V::mul(value, words_inverse));
-        }
-        return words_scale;
+        for (int64_t i = 0; i < call.k; i += V::width) V::store_codes(codes + i, V::mul(V::load(x + i), inverse));
+        return largest;
     }
 
     // A row with a scale for each group, in 4 bits.
-    static float by_group(const QuantizeCall& call, int64_t row, int16_t* words) {
-        float* x = scratch<float, 0>(call.k);
+    static float by_group(const QuantizeCall& call, int64_t row, float* x) {
         auto* codes = scratch<int8_t, 1>(call.k);
         Prologue<V> prologue(call, row);
         uint32_t largest = 0;
@@ -69,7 +61,7 @@ struct Quantize {
         }
         auto* out = reinterpret_cast<uint8_t*>(call.codes) + row * call.k / 2;
         for (int64_t i = 0; i < call.k; i += 2) out[i / 2] = pack_codes(codes[i], codes[i + 1]);
-        return words ? Words<V>::encode(x, call.k, float_of(largest), words) : 0.0f;
+        return float_of(largest);
     }
 
     static float encode(const float* x, int64_t count, float largest, int8_t* codes) {
@@ -79,21 +71,6 @@ struct Quantize {
         for (int64_t i = 0; i < count; i += V::width)
             V::store_codes(codes + i, V::max(bottom, V::min(top, V::mul(V::load(x + i), inverse))));
         return scale;
-    }
-
-    // R rows of h, one panel of ranks wide.
-    template <int R>
-    static void project(const QuantizeCall& call, const int16_t* words, const float* scales, int64_t panel, int64_t row) {
-        typename V::Float low[R], high[R];
-        Words<V>::template multiply<R>(words, call.k, call.down + panel * call.k * P::kColumns, call.k, low, high);
-        int64_t first = panel * P::kColumns;
-        auto s_low = V::load(call.down_scales + first), s_high = V::load(call.down_scales + first + V::width);
-        unroll<R>([&](auto r) {
-            auto scale = V::set(scales[r]);
-            low[r] = V::mul(V::mul(low[r], scale), s_low);
-            high[r] = V::mul(V::mul(high[r], scale), s_high);
-            store_some<V>(call.h + (row + r) * call.rank + first, low[r], high[r], call.rank - first);
-        });
     }
 };
 

@@ -10,6 +10,7 @@
 #include "cpu/panels.h"
 #include "cpu/scratch.h"
 #include "cpu/tiles.h"
+#include "cpu/ways.h"
 #include "cpu/words.h"
 
 namespace aquatint {
@@ -27,7 +28,7 @@ struct Rows {
     const int8_t* codes;    // a linear's in tiles, (k / 64, row in the tile, 64); a convolution's as they lie in the image
     const int32_t* starts;  // where each group's sum starts, to take back the + 8 or + 128 of the weights
     const float* scales;
-    const int16_t* h;       // (count, rank filled up to whole registers) words
+    const void* h;          // (count, rank) as words.h or halves.h has them
     const float* h_scales;
     const int64_t* gate;    // (count): where each row's gate begins, and its residual; null without
     const int64_t* residual;
@@ -67,22 +68,22 @@ struct RowSource {
             codes = bytes;
         }
         rows.scales = call.scales + first * call.scale_groups;
-        if (call.h) in_words(call.h + first * call.rank, call.rank, rows);
+        if (call.h) of_branch(call.h + first * call.rank, call.rank, rows);
         tiled(call, codes, call.scale_groups, rows);
     }
 
-    // Rows of codes (count, k) in tiles; `scales` a row, for one or more groups each.
+    // Rows of codes (count, k), in tiles unless AMX makes its own of them; `scales` a row, for one or more groups each.
     static void tiled(const ProductCall& call, const int8_t* codes, int64_t scales, Rows& rows) {
         int64_t k = call.k, groups = k / kGroup;
-        rows.codes = in_tiles(codes, rows.count, k);
+        rows.codes = V::has_tiles ? codes : in_tiles(codes, rows.count, k);
         rows.starts = starts_of(call, codes, rows.count * groups);
         for (int64_t i = 0; i < rows.count; ++i) {
-            rows.code.rows[i] = i / V::rows * V::rows * k + i % V::rows * kGroup;
+            rows.code.rows[i] = V::has_tiles ? i * k : i / V::rows * V::rows * k + i % V::rows * kGroup;
             rows.start.rows[i] = i * groups;
             rows.scale.rows[i] = i * scales;
         }
         for (int64_t g = 0; g < groups; ++g) {
-            rows.code.groups[g] = g * kGroup * V::rows;
+            rows.code.groups[g] = g * kGroup * (V::has_tiles ? 1 : V::rows);
             rows.start.groups[g] = g;
             rows.scale.groups[g] = g * scales / groups;
         }
@@ -109,7 +110,7 @@ struct RowSource {
                 for (int64_t j = 0; j < each; ++j) scales[j] = pixel < 0 ? 0.0f : call.scales[pixel * each + j];
             }
         tiled(call, codes, w.seen() * each, rows);
-        if (call.h) in_words(branch(call, first, rows.count), call.rank, rows);
+        if (call.h) of_branch(branch(call, first, rows.count), call.rank, rows);
     }
 
     static const int8_t* in_tiles(const int8_t* codes, int64_t count, int64_t k) {
@@ -123,6 +124,7 @@ struct RowSource {
     }
 
     static const int32_t* starts_of(const ProductCall& call, const int8_t* codes, int64_t groups) {
+        if (V::has_tiles) return nullptr;  // which takes signed bytes
         auto* starts = scratch<int32_t, 2>(groups);
         for (int64_t g = 0; g < groups; ++g) starts[g] = V::start(codes + g * kGroup);
         for (int64_t g = 0; call.weight_bits == 8 && g < groups; ++g) starts[g] *= 16;  // 128 where it was 8
@@ -172,15 +174,15 @@ struct RowSource {
             rows.start.groups[g] = pixel * groups + part;
             rows.scale.groups[g] = pixel * call.scale_groups + (call.scale_groups > 1 ? part : 0);
         }
-        if (call.h) in_words(branch(call, first, rows.count), call.rank, rows);
+        if (call.h) of_branch(branch(call, first, rows.count), call.rank, rows);
     }
 
-    static void in_words(const float* h, int64_t rank, Rows& rows) {
-        int64_t stride = Words<V>::stride(rank);
-        auto* words = scratch<int16_t, 18>(rows.count * stride);
+    static void of_branch(const float* h, int64_t rank, Rows& rows) {
+        using Branch = typename Ways<V>::Branch;
+        auto* block = scratch<typename Branch::Number, 18>(Branch::room(rows.count, rank));
         auto* scales = scratch<float, 19>(rows.count);
-        for (int64_t i = 0; i < rows.count; ++i) scales[i] = Words<V>::row(h + i * rank, rank, words + i * stride);
-        rows.h = words;
+        for (int64_t i = 0; i < rows.count; ++i) scales[i] = Branch::any(h + i * rank, rank, i, block);
+        rows.h = block;
         rows.h_scales = scales;
     }
 

@@ -17,6 +17,7 @@ template <class V>
 struct Words {
     using P = Panels<V>;
     using Float = typename V::Float;
+    using Number = int16_t;
     static constexpr float kMost = 4095.0f;
     static constexpr int64_t kExact = 128;  // products that one 32-bit sum holds: 128 * 4095^2 < 2^31
 
@@ -24,15 +25,47 @@ struct Words {
     static int64_t stride(int64_t count) { return (count + V::width - 1) / V::width * V::width; }
 
     // `count` numbers, whole registers of them, whose largest magnitude is `largest`; returns their scale.
-    static float encode(const float* x, int64_t count, float largest, int16_t* words) {
+    static float encode(const float* x, int64_t count, float largest, Number* words) {
         float scale = group_scale(largest, kMost);
         auto inverse = V::set(1.0f / scale);
         for (int64_t i = 0; i < count; i += V::width) V::store_words(words + i, V::mul(V::load(x + i), inverse));
         return scale;
     }
 
-    // Any `count` of numbers as a row of words, filled up with zeros; returns their scale.
-    static float row(const float* x, int64_t count, int16_t* words) {
+    // Room for `rows` rows of `count` numbers.
+    static int64_t room(int64_t rows, int64_t count) { return rows * stride(count); }
+
+    // Row `row` of a block: `count` numbers whose largest magnitude is `largest`; returns their scale.
+    static float put(const float* x, int64_t count, float largest, int64_t row, Number* block) {
+        return encode(x, count, largest, block + row * stride(count));
+    }
+
+    // h of the `count` rows in a block, from row `first` on.
+    static void project(const QuantizeCall& call, const Number* block, const float* scales, int64_t first, int64_t count) {
+        for (int64_t panel = 0; panel < P::count(call.rank); ++panel)
+            tiles<V::rows>(count, [&](auto R, int64_t row) {
+                project<R.value>(call, block + row * call.k, scales + row, panel, first + row);
+            });
+    }
+
+    // R rows of h, one panel of ranks wide.
+    template <int R>
+    static void project(const QuantizeCall& call, const Number* words, const float* scales, int64_t panel, int64_t row) {
+        Float low[R], high[R];
+        multiply<R>(words, call.k, call.down + panel * call.k * P::kColumns, call.k, low, high);
+        int64_t first = panel * P::kColumns;
+        auto s_low = V::load(call.down_scales + first), s_high = V::load(call.down_scales + first + V::width);
+        unroll<R>([&](auto r) {
+            auto scale = V::set(scales[r]);
+            low[r] = V::mul(V::mul(low[r], scale), s_low);
+            high[r] = V::mul(V::mul(high[r], scale), s_high);
+            store_some<V>(call.h + (row + r) * call.rank + first, low[r], high[r], call.rank - first);
+        });
+    }
+
+    // Row `row` of a block, of any `count` of numbers, filled up with zeros; returns their scale.
+    static float any(const float* x, int64_t count, int64_t row, Number* block) {
+        Number* words = block + row * stride(count);
         if (count % V::width) {
             float* line = scratch<float, 20>(stride(count));
             std::fill(std::copy(x, x + count, line), line + stride(count), 0.0f);
@@ -45,7 +78,7 @@ struct Words {
 
     // R rows of words, `a_row` apart, times a panel of words, without the scales.
     template <int R>
-    [[gnu::always_inline]] static void multiply(const int16_t* a, int64_t a_row, const int16_t* panel, int64_t depth,
+    [[gnu::always_inline]] static void multiply(const Number* a, int64_t a_row, const Number* panel, int64_t depth,
                                                 Float (&low)[R], Float (&high)[R]) {
         unroll<R>([&](auto r) { low[r] = high[r] = V::zero(); });
         for (int64_t from = 0; from < depth; from += kExact) {

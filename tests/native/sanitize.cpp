@@ -112,7 +112,13 @@ void product(const KernelTable* table) {
     auto stored = bytes<uint8_t>(n * k * weight_bits / 8), packed = std::vector<uint8_t>(table->packed_bytes(weight_bits, n, k));
     table->pack_weight(weight_bits, stored.data(), n, k, packed.data());
     auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up_scales = floats(panels_of(table, n));
-    auto up = words(panels_of(table, n) * (rank + rank % 2));
+    int64_t deep = table->tiles ? (rank + 31) / 32 * 32 : rank + rank % 2;
+    auto up = words(panels_of(table, n) * deep);
+    // with tiles: a scale of each group, or one of each tap, and maybe whole numbers on top
+    int64_t weight_groups = table->tiles && bits != 32 && draw(0, 1) ? taps : k / 64;
+    std::vector<int32_t> wholes(panels_of(table, n) * k / 64);
+    for (auto& whole : wholes) whole = int32_t(draw(1, 16)) * 0x10001;
+    bool whole = table->tiles && weight_groups == taps && weight_bits == 4 && draw(0, 1);
     auto other = floats(m * n), shared = floats(n);
     auto spread = [&]() -> Spread {
         if (bits == 32 || draw(0, 1)) return {nullptr, 0};
@@ -120,8 +126,8 @@ void product(const KernelTable* table) {
     };
     std::vector<float> y(m * n);
     ProductCall call{bits == 32 ? static_cast<const void*>(x.data()) : codes.data(), scales.data(), packed.data(),
-                     weight_scales.data(), draw(0, 1) ? bias.data() : nullptr, rank ? h.data() : nullptr,
-                     rank ? up.data() : nullptr, up_scales.data(), gathered ? &window : nullptr, m, n, k, rank, scale_groups, bits,
+                     weight_scales.data(), whole ? wholes.data() : nullptr, draw(0, 1) ? bias.data() : nullptr, rank ? h.data() : nullptr,
+                     rank ? up.data() : nullptr, up_scales.data(), gathered ? &window : nullptr, m, n, k, rank, scale_groups, weight_groups, bits,
                      weight_bits, int32_t(draw(0, 3)), spread(), spread(), y.data()};
     aq_product(table, &call, 1);
 }
@@ -227,7 +233,7 @@ void recall(const KernelTable* table) {
 
 int main(int argc, char** argv) {
     int rounds = argc > 1 ? std::atoi(argv[1]) : 100;
-    for (int index = 0; index < 4; ++index) {
+    for (int index = 0; index < 5; ++index) {
         const KernelTable* table = aq_kernels(index);
         if (!table) continue;
         for (int round = 0; round < rounds; ++round) {

@@ -14,7 +14,8 @@ from aquatint.runtime.native import KERNEL_SETS, kernel_set
 from aquatint.runtime.ops import Slot
 
 pytestmark = pytest.mark.native
-BRANCH = 3e-3  # of the largest: the branch is multiplied in words of 13 bits, and one channel here is 10^4 times another
+BRANCH = 4e-3  # of the largest: the branch is multiplied in words of 13 bits, or in bfloat16 by tiles; and one channel here is
+# 10^4 times another
 
 
 def target(name: str) -> Cpu:
@@ -46,7 +47,7 @@ def test_quantize(kernels: str, format: str, seed: int, m: int, groups: int, smo
     x = rows(seed, m, 64 * groups)
     random = torch.Generator().manual_seed(seed)
     smooth = torch.rand(64 * groups, generator=random) + 0.1 if smoothed else None
-    down = torch.randn(rank, 64 * groups, generator=random) if rank else None
+    down = torch.randn(rank, 64 * groups, generator=random).bfloat16() if rank else None
     kernel = target(kernels).lower("aquatint::quantize", (Slot, smooth, down), {"format": format})
     assert kernel is not None
     codes, scales, *h = kernel(x)
@@ -71,7 +72,7 @@ def test_quantize_with_what_stands_before(kernels, seed, batch, tokens, groups, 
     shape = {"shared": (k,), "by sample": (batch, 1, k), "odd": (1, tokens, 1)}.get(affine)
     gain, offset = (None if shape is None else torch.randn(shape, generator=random) for _ in range(2))
     smooth = torch.rand(k, generator=random) + 0.1
-    down = torch.randn(rank, k, generator=random) if rank else None
+    down = torch.randn(rank, k, generator=random).bfloat16() if rank else None
     options = {"format": "int8", "eps": eps, "activation": activation}
     slots = (None, None) if shape is None else (Slot, Slot)
     kernel = target(kernels).lower("aquatint::quantize", (Slot, smooth, down, *slots), options)
@@ -112,7 +113,7 @@ def test_group_affine(kernels, seed, batch, size, channels, weighted, mean) -> N
 @pytest.mark.parametrize("stored", ["int4-g64", "int4-g64-whole"])
 @settings(max_examples=20, deadline=None)
 @given(
-    st.integers(0, 999), st.integers(1, 30), st.integers(1, 100), st.integers(1, 4),
+    st.integers(0, 999), st.integers(1, 80), st.integers(1, 100), st.integers(1, 4),
     st.sampled_from([0, 8, 32]), st.booleans(), st.sampled_from([None, "gelu", "gelu_tanh", "silu"]),
 )  # fmt: skip
 def test_gemm(
@@ -124,7 +125,7 @@ def test_gemm(
     codes = FORMATS[format].encode(rows(seed, m, k))
     bias = torch.randn(n, generator=random) if biased else None
     h = torch.randn(m, rank, generator=random) if rank else None
-    up = torch.randn(n, rank, generator=random) if rank else None
+    up = torch.randn(n, rank, generator=random).bfloat16() if rank else None
     options = {"formats": [format, stored], "dtype": torch.float32, "activation": activation}
     kernel = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight, bias, Slot if rank else None, up), options)
     assert kernel is not None
@@ -208,25 +209,26 @@ def test_gemm_of_plain_numbers_by_bytes(kernels, seed, m, n, k, biased, activati
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("format", ["int8", "int4-g64"])
+@pytest.mark.parametrize("stored", ["int4-g64", "int4-g64-whole"])
 @settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 999), st.sampled_from([(1, 5, 7), (2, 8, 8), (1, 1, 3), (2, 17, 4)]), st.integers(1, 3), st.integers(1, 40),
     st.sampled_from([(3, 3), (1, 1), (2, 2), (1, 3)]), st.integers(1, 2), st.integers(0, 2), st.integers(1, 2),
     st.sampled_from([0, 8, 24]), st.booleans(),
 )  # fmt: skip
-def test_conv2d(kernels, format, seed, image, groups, n, taps, stride, padding, dilation, rank, biased) -> None:
+def test_conv2d(kernels, stored, format, seed, image, groups, n, taps, stride, padding, dilation, rank, biased) -> None:
     batch, height, width = image
     if any(size + 2 * padding < dilation * (t - 1) + 1 for size, t in zip((height, width), taps, strict=True)):
         return
     channels = 64 * groups
     random = torch.Generator().manual_seed(seed)
     codes = FORMATS[format].encode(rows(seed, batch * height * width, channels).view(batch, height, width, channels))
-    weight = FORMATS["int4-g64"].encode(torch.randn(n, *taps, channels, generator=random))
+    weight = FORMATS[stored].encode(torch.randn(n, *taps, channels, generator=random))
     bias = torch.randn(n, generator=random) if biased else None
     h = torch.randn(batch, height, width, taps[0] * taps[1] * rank, generator=random) if rank else None
-    up = torch.randn(n, rank, generator=random) if rank else None
+    up = torch.randn(n, rank, generator=random).bfloat16() if rank else None
     geometry = {"stride": [stride] * 2, "padding": [padding] * 2, "dilation": [dilation] * 2}
-    options = {"formats": [format, "int4-g64"], "dtype": torch.float32, **geometry}
+    options = {"formats": [format, stored], "dtype": torch.float32, **geometry}
     kernel = target(kernels).lower("aquatint::conv2d", (Slot, Slot, *weight, bias, Slot if rank else None, up), options)
     assert kernel is not None
     y = kernel(*codes, h) if rank else kernel(*codes)

@@ -1,0 +1,85 @@
+// Tiles of AMX: registers of 16 rows of 64 bytes. One product of two takes what 256 of vpdpbusd do, but nothing else can be done
+// with a tile: sums go through memory to be scaled. Needs AMX instructions; other files of this folder must not include it.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace aquatint {
+
+constexpr int64_t kTileRows = 16, kTileBytes = 1024;
+constexpr int64_t kPair = 2 * kTileRows;  // rows of a product, and its columns
+
+// Tiles are this thread's as long as this lives. What another library had set for them is gone behind it; oneDNN looks before
+// it multiplies, and sets its own again.
+class TilesInUse {
+  public:
+    TilesInUse() { _tile_loadconfig(&kShapes); }
+    ~TilesInUse() { _tile_release(); }
+    TilesInUse(const TilesInUse&) = delete;
+    TilesInUse& operator=(const TilesInUse&) = delete;
+
+  private:
+    struct alignas(64) Shapes {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    };
+    static constexpr Shapes kShapes = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+};
+
+// Rows that tiles are loaded from: 16 of 64 bytes, `line` bytes apart; the next 64 bytes of all are `step` bytes on, the next 16
+// rows `apart`.
+struct TileRows {
+    const void* first;
+    int64_t line, step, apart;
+};
+
+// sums (16 or 32, 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep. A panel has four bytes, or two bfloat16, of each column side by side.
+// With `Parts` 0 numbers are bytes; else they are bfloat16, those of rows in so many parts: a tile each, by one of the panel.
+template <int Parts, bool Both>
+inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums) {
+    const auto* a = static_cast<const uint8_t*>(rows.first);
+    const auto* b = static_cast<const uint8_t*>(panel);
+    auto* out = static_cast<uint8_t*>(sums);
+    constexpr int kLine = 4 * kPair;   // bytes of a row of sums, and of a line of the panel
+    asm volatile("" : : : "memory");  // g++ does not know that loading a tile reads memory
+    _tile_zero(0);
+    _tile_zero(1);
+    if constexpr (Both) {
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t i = 0; i < count; ++i, a += rows.step) {
+        if (Parts < 2 || i % 2 == 0) {
+            _tile_loadd(6, b, kLine);
+            _tile_loadd(7, b + 64, kLine);
+            b += kLine * 16;
+        }
+        _tile_loadd(4, a, rows.line);
+        if constexpr (Both) _tile_loadd(5, a + rows.apart, rows.line);
+        if constexpr (Parts) {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+        } else {
+            _tile_dpbssd(0, 4, 6);
+            _tile_dpbssd(1, 4, 7);
+        }
+        if constexpr (Both && Parts) {
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        } else if constexpr (Both) {
+            _tile_dpbssd(2, 5, 6);
+            _tile_dpbssd(3, 5, 7);
+        }
+    }
+    _tile_stored(0, out, kLine);
+    _tile_stored(1, out + 64, kLine);
+    if constexpr (Both) {
+        _tile_stored(2, out + kTileRows * kLine, kLine);
+        _tile_stored(3, out + kTileRows * kLine + 64, kLine);
+    }
+}
+
+}  // namespace aquatint

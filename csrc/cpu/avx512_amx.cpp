@@ -1,0 +1,63 @@
+// AVX-512 with VNNI, and AMX for products.
+#include "cpu/avx512_vnni.h"
+#include "cpu/tile_product.h"
+
+namespace aquatint {
+namespace {
+
+struct Avx512Amx : Avx512Vnni {
+    static constexpr bool has_tiles = true;
+    static constexpr int64_t many_rows = kTileRows;
+
+    static Int load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+
+    static void store_halves(Float a, uint16_t* to) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), __m256i(_mm512_cvtneps_pbh(a)));
+    }
+
+    // The larger and the smaller half of each number.
+    static void store_halves(Float a, uint16_t* large, uint16_t* small) {
+        auto first = _mm512_cvtneps_pbh(a);
+        auto rest = _mm512_cvtneps_pbh(_mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(__m256i(first)), 16))));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(large), __m256i(first));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(small), __m256i(rest));
+    }
+
+    static void signed_bytes(const uint8_t* packed, uint8_t* bytes) {
+        _mm512_storeu_si512(bytes, _mm512_xor_si512(load_bytes(packed), _mm512_set1_epi8(char(128))));
+    }
+
+    static void unpack_signed(const uint8_t* packed, uint8_t* bytes) {
+        Int pairs = load_bytes(packed), mask = _mm512_set1_epi8(15), middle = _mm512_set1_epi8(8);
+        _mm512_storeu_si512(bytes, _mm512_sub_epi8(_mm512_and_si512(pairs, mask), middle));
+        _mm512_storeu_si512(bytes + 64, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(pairs, 4), mask), middle));
+    }
+
+    // `wholes`: for each of 32 columns a number from 1 to 16, in the first and third byte of four.
+    static void unpack_signed(const uint8_t* packed, uint8_t* bytes, const int32_t* wholes) {
+        unpack_signed(packed, bytes);
+        for (int half = 0; half < 2; ++half, bytes += 64, wholes += width) {
+            Int even = _mm512_loadu_si512(wholes), odd = _mm512_slli_epi16(even, 8), codes = load_bytes(bytes);
+            Int evens = _mm512_maddubs_epi16(even, codes), odds = _mm512_slli_epi16(_mm512_maddubs_epi16(odd, codes), 8);
+            _mm512_storeu_si512(bytes, _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, evens, odds));
+        }
+    }
+};
+
+}  // namespace
+
+template <>
+struct Ways<Avx512Amx> {
+    using Multiplication = TileProduct<Avx512Amx>;
+    using Branch = Halves<Avx512Amx>;
+};
+
+namespace {
+
+constexpr KernelTable kTable = Kernels<Avx512Amx>::table("avx512-amx");
+
+}  // namespace
+
+const KernelTable* avx512_amx_kernels() { return &kTable; }
+
+}  // namespace aquatint

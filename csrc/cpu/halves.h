@@ -1,0 +1,72 @@
+// Numbers as bfloat16, in which the low-rank branch is multiplied where there are tiles. What comes in is as good as its codes of 8
+// bits, so one bfloat16 is enough of it; what lies between the two products is kept in two, whose sum has 16 of a float's 24 bits.
+// Rows lie as tiles read them: 16 rows by 32 numbers, with two parts the larger ones, then the smaller ones.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/amx.h"
+#include "cpu/kernel_table.h"
+#include "cpu/panels.h"
+#include "cpu/scratch.h"
+#include "cpu/tiles.h"
+
+namespace aquatint {
+
+template <class V>
+struct Halves {
+    using P = Panels<V>;
+    using Number = uint16_t;
+    static constexpr int64_t kDeep = 32;  // numbers of a tile's row
+
+    static int64_t deep(int64_t count) { return (count + kDeep - 1) / kDeep; }
+    static int64_t tile_row(int64_t count, int parts) { return deep(count) * parts * kTileBytes; }  // bytes of 16 rows
+
+    // Room for `rows` rows of `count` numbers.
+    static int64_t room(int64_t rows, int64_t count) { return (rows + kTileRows - 1) / kTileRows * tile_row(count, 2) / 2; }
+
+    // Row `row` of a block: `count` numbers in one part. Nothing is scaled.
+    static float put(const float* x, int64_t count, float, int64_t row, Number* block) {
+        Number* to = place(row, count, 1, block);
+        for (int64_t i = 0; i < count; i += kDeep, to += kTileBytes / 2) {
+            V::store_halves(V::load(x + i), to);
+            V::store_halves(V::load(x + i + V::width), to + V::width);
+        }
+        return 1.0f;
+    }
+
+    // Any `count` of numbers in two parts, filled up with zeros.
+    static float any(const float* x, int64_t count, int64_t row, Number* block) {
+        Number* to = place(row, count, 2, block);
+        for (int64_t i = 0; i < count; i += kDeep, to += kTileBytes) {
+            typename V::Float low, high;
+            load_some<V>(x + i, count - i, low, high);
+            V::store_halves(low, to, to + kTileBytes / 2);
+            V::store_halves(high, to + V::width, to + kTileBytes / 2 + V::width);
+        }
+        return 1.0f;
+    }
+
+    static Number* place(int64_t row, int64_t count, int parts, Number* block) {
+        return block + row / kTileRows * tile_row(count, parts) / 2 + row % kTileRows * kDeep;
+    }
+
+    // h of the `count` rows in a block, from row `first` on.
+    static void project(const QuantizeCall& call, const Number* block, const float*, int64_t first, int64_t count) {
+        TilesInUse tiles;
+        alignas(64) float sums[kPair * kPair];
+        int64_t tall = tile_row(call.k, 1);
+        for (int64_t panel = 0; panel < P::count(call.rank); ++panel)
+            for (int64_t row = 0; row < count; row += kPair) {
+                auto* multiply = count - row > kTileRows ? &multiply_tiles<1, true> : &multiply_tiles<1, false>;
+                multiply({block + row / kTileRows * tall / 2, 64, kTileBytes, tall}, call.down + panel * call.k * P::kColumns, deep(call.k), sums);
+                for (int64_t r = 0; r < std::min(kPair, count - row); ++r) {
+                    const float* line = sums + r * kPair;
+                    store_some<V>(call.h + (first + row + r) * call.rank + panel * P::kColumns, V::load(line),
+                                  V::load(line + V::width), call.rank - panel * P::kColumns);
+                }
+            }
+    }
+};
+
+}  // namespace aquatint

@@ -1,0 +1,17 @@
+// What a set of instructions multiplies with; specialised where there is more than vectors.
+#pragma once
+
+namespace aquatint {
+
+template <class V>
+struct Words;
+template <class V>
+struct Product;
+
+template <class V>
+struct Ways {
+    using Branch = Words<V>;            // how the low-rank branch is held and multiplied
+    using Multiplication = Product<V>;  // of codes
+};
+
+}  // namespace aquatint
