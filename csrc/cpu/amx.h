@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace aquatint {
 
@@ -36,14 +37,14 @@ struct TileRows {
     int64_t line, step, apart;
 };
 
-// sums (16 or 32, 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep. A panel has four bytes, or two bfloat16, of each column side by side.
+// sums (16 or 32, 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep; rows of sums are `pitch` bytes apart. A panel has four bytes, or two bfloat16, of each column side by side.
 // With `Parts` 0 numbers are bytes; else they are bfloat16, those of rows in so many parts: a tile each, by one of the panel.
 template <int Parts, bool Both>
-inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums) {
+inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums, int64_t pitch = 4 * kPair) {
     const auto* a = static_cast<const uint8_t*>(rows.first);
     const auto* b = static_cast<const uint8_t*>(panel);
     auto* out = static_cast<uint8_t*>(sums);
-    constexpr int kLine = 4 * kPair;   // bytes of a row of sums, and of a line of the panel
+    constexpr int kLine = 4 * kPair;  // bytes of a line of the panel
     asm volatile("" : : : "memory");  // g++ does not know that loading a tile reads memory
     _tile_zero(0);
     _tile_zero(1);
@@ -74,12 +75,20 @@ inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void
             _tile_dpbssd(3, 5, 7);
         }
     }
-    _tile_stored(0, out, kLine);
-    _tile_stored(1, out + 64, kLine);
+    _tile_stored(0, out, pitch);
+    _tile_stored(1, out + 64, pitch);
     if constexpr (Both) {
-        _tile_stored(2, out + kTileRows * kLine, kLine);
-        _tile_stored(3, out + kTileRows * kLine + 64, kLine);
+        _tile_stored(2, out + kTileRows * pitch, pitch);
+        _tile_stored(3, out + kTileRows * pitch + 64, pitch);
     }
+}
+
+// body(whether both of two tiles hold rows, row) for every 32 rows.
+template <class F>
+inline void tile_pairs(int64_t count, F&& body) {
+    int64_t row = 0;
+    for (; row + kTileRows < count; row += kPair) body(std::true_type{}, row);
+    if (row < count) body(std::false_type{}, row);
 }
 
 }  // namespace aquatint

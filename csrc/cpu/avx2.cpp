@@ -22,6 +22,8 @@ struct Avx2 {
     static Float set(float x) { return _mm256_set1_ps(x); }
     static Float load(const float* p) { return _mm256_loadu_ps(p); }
     static void store(float* p, Float a) { _mm256_storeu_ps(p, a); }
+    static Float load_first(const float* p, int64_t count) { return load_one_by_one<Avx2>(p, count); }
+    static void store_first(float* p, Float a, int64_t count) { store_one_by_one<Avx2>(p, a, count); }
     static void stream(float* p, Float a) { _mm256_stream_ps(p, a); }
     static void fence() { _mm_sfence(); }
     static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }

@@ -22,6 +22,9 @@ struct Avx512Floats {
     static Float set(float x) { return _mm512_set1_ps(x); }
     static Float load(const float* p) { return _mm512_loadu_ps(p); }
     static void store(float* p, Float a) { _mm512_storeu_ps(p, a); }
+    static __mmask16 first(int64_t count) { return __mmask16((1u << count) - 1); }
+    static Float load_first(const float* p, int64_t count) { return _mm512_maskz_loadu_ps(first(count), p); }
+    static void store_first(float* p, Float a, int64_t count) { _mm512_mask_storeu_ps(p, first(count), a); }
     static void stream(float* p, Float a) { _mm512_stream_ps(p, a); }
     static void fence() { _mm_sfence(); }
     static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }

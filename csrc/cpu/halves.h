@@ -57,15 +57,15 @@ struct Halves {
         alignas(64) float sums[kPair * kPair];
         int64_t tall = tile_row(call.k, 1);
         for (int64_t panel = 0; panel < P::count(call.rank); ++panel)
-            for (int64_t row = 0; row < count; row += kPair) {
-                auto* multiply = count - row > kTileRows ? &multiply_tiles<1, true> : &multiply_tiles<1, false>;
-                multiply({block + row / kTileRows * tall / 2, 64, kTileBytes, tall}, call.down + panel * call.k * P::kColumns, deep(call.k), sums);
+            tile_pairs(count, [&](auto Both, int64_t row) {
+                TileRows from = {block + row / kTileRows * tall / 2, 64, kTileBytes, tall};
+                multiply_tiles<1, Both.value>(from, call.down + panel * call.k * P::kColumns, deep(call.k), sums);
                 for (int64_t r = 0; r < std::min(kPair, count - row); ++r) {
                     const float* line = sums + r * kPair;
                     store_some<V>(call.h + (first + row + r) * call.rank + panel * P::kColumns, V::load(line),
                                   V::load(line + V::width), call.rank - panel * P::kColumns);
                 }
-            }
+            });
     }
 };
 

@@ -55,6 +55,21 @@ struct Window {
         bool inside = y >= 0 && y < height && x >= 0 && x < width;
         return inside ? (image * height + y) * width + x : -1;
     }
+
+    // body(tap, pixel) for every tap of an output row that sees a pixel: as above, with a row's place found once.
+    template <class F>
+    void each_pixel(int64_t row, F&& body) const {
+        int64_t image = row / outputs(), output = row % outputs();
+        if (places) {
+            for (int64_t tap = 0; tap < seen(); ++tap)
+                if (int64_t place = places[output * seen() + tap]; place >= 0) body(tap, image * height * width + place);
+            return;
+        }
+        int64_t top = output / columns * stride[0] - padding[0], left = output % columns * stride[1] - padding[1];
+        for (int64_t i = 0, y = top, tap = 0; i < taps[0]; ++i, y += dilation[0])
+            for (int64_t j = 0, x = left; j < taps[1]; ++j, x += dilation[1], ++tap)
+                if (y >= 0 && y < height && x >= 0 && x < width) body(tap, (image * height + y) * width + x);
+    }
 };
 
 struct GroupAffineCall {

@@ -23,6 +23,7 @@ namespace aquatint {
 template <class V>
 struct Kernels {
     using Multiplication = typename Ways<V>::Multiplication;
+    using Attending = typename Ways<V>::Attending;
 
     template <class Kernel, class Call>
     static void each(const Call& call, Tasks& tasks) {
@@ -40,7 +41,7 @@ struct Kernels {
     static constexpr KernelTable table(const char* name) {
         using P = Panels<V>;
         return {name, P::columns, V::has_tiles, V::wide_sums, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
-                GroupAffine<V>::tasks, each<GroupAffine<V>>, Attention<V>::tasks, Attention<V>::work,
+                GroupAffine<V>::tasks, each<GroupAffine<V>>, Attending::tasks, Attending::work,
                 Linear<V>::tasks, Linear<V>::work, Depthwise<V>::tasks, each<Depthwise<V>>,
                 Winograd<V>::tasks, Winograd<V>::work, MovedAffine<V>::tasks, each<MovedAffine<V>>, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};
     }

@@ -43,6 +43,8 @@ struct Plain {
     static Float set(float x) { return each<Float>([=](int) { return x; }); }
     static Float load(const float* p) { return each<Float>([=](int i) { return p[i]; }); }
     static void store(float* p, Float a) { std::copy(a.v, a.v + width, p); }
+    static Float load_first(const float* p, int64_t count) { return load_one_by_one<Plain>(p, count); }
+    static void store_first(float* p, Float a, int64_t count) { store_one_by_one<Plain>(p, a, count); }
     static void stream(float* p, Float a) { store(p, a); }
     static void fence() {}
     static Float add(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] + b.v[i]; }); }

@@ -20,19 +20,27 @@ struct Product {
     using P = Panels<V>;
     using Float = typename V::Float;
     static constexpr int64_t kSmallest = 1 << 20;  // multiply-adds that are worth a task
-    static constexpr int64_t kPassing = 12 << 20;  // bytes
+    static constexpr int64_t kPassing = (V::has_tiles ? 1 : 12) << 20;  // bytes
     static constexpr int64_t kBlock = 384;         // rows a task at most: a multiple of every tile's
 
-    static int64_t row_blocks(const ProductCall& call) { return (call.m + kBlock - 1) / kBlock; }
+    static constexpr int64_t kFew = 8, kMany = 512;  // panels, and rows, where a convolution's rows are made ready once
+
+    // Is making a block of rows ready, which every thread that has a part of it does, much of the work?
+    static bool by_rows(const ProductCall& call) { return call.window && P::count(call.n) <= kFew && call.m >= kMany; }
+
+    static int64_t row_blocks(const ProductCall& call) { return (call.m + block(call) - 1) / block(call); }
 
     // Blocks of one size but for the last, so that none is left with a few rows.
-    static int64_t block(const ProductCall& call) {
-        int64_t even = (call.m + row_blocks(call) - 1) / row_blocks(call);
-        return (even + V::rows - 1) / V::rows * V::rows;
+    static int64_t block(const ProductCall& call) { return block(call, kBlock, V::rows); }
+
+    static int64_t block(const ProductCall& call, int64_t most, int64_t tile) {
+        if (by_rows(call)) most = std::clamp<int64_t>(call.m / 8, 1, std::min<int64_t>(most, 256));
+        return (even_block(call.m, most) + tile - 1) / tile * tile;
     }
 
     // Panels a task: so few that no thread waits long for the last one.
     static int64_t share(const ProductCall& call) {
+        if (by_rows(call)) return P::count(call.n);
         return std::clamp<int64_t>(kSmallest / (block(call) * call.k * P::kColumns), 1, P::count(call.n));
     }
 

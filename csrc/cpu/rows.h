@@ -213,10 +213,9 @@ struct RowSource {
         auto* h = scratch<float, 5>(count * call.rank);
         std::fill(h, h + count * call.rank, 0.0f);
         for (int64_t i = 0; i < count; ++i)
-            for (int64_t tap = 0; tap < w.seen(); ++tap) {
-                int64_t pixel = w.pixel(first + i, tap);
-                if (pixel >= 0) add(call.h + (pixel * w.seen() + tap) * call.rank, call.rank, h + i * call.rank);
-            }
+            w.each_pixel(first + i, [&](int64_t tap, int64_t pixel) {
+                add(call.h + (pixel * w.seen() + tap) * call.rank, call.rank, h + i * call.rank);
+            });
         return h;
     }
 

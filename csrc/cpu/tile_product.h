@@ -20,10 +20,11 @@ struct TileProduct {
 
     static int64_t block(const ProductCall& call) {
         int64_t most = std::clamp<int64_t>(kCached / call.k / kPair * kPair, kPair, 1024);
-        return (even_block(call.m, most) + kPair - 1) / kPair * kPair;
+        return Product<V>::block(call, most, kPair);
     }
 
     static int64_t share(const ProductCall& call) {
+        if (Product<V>::by_rows(call)) return P::count(call.n);
         return std::clamp<int64_t>(kSmallest / (block(call) * call.k * P::kColumns), 1, P::count(call.n));
     }
 
@@ -44,8 +45,7 @@ struct TileProduct {
             rows.passing = Product<V>::passing(call);
             for (int64_t panel = begin; panel < std::min(begin + wide, P::count(call.n)); ++panel) {
                 const int8_t* weight = as_signed(call, panel);
-                for (int64_t row = 0; row < rows.count; row += kPair)
-                    (rows.count - row > kTileRows ? &pair<true> : &pair<false>)(call, rows, row, first, panel, weight);
+                tile_pairs(rows.count, [&](auto Both, int64_t row) { pair<Both.value>(call, rows, row, first, panel, weight); });
             }
         }
         V::fence();

@@ -92,6 +92,21 @@ struct FloatSums<V, R, false> {
     }
 };
 
+// The first `count` numbers of a register, for instructions without masks; the others are zero.
+template <class V>
+typename V::Float load_one_by_one(const float* p, int64_t count) {
+    float line[V::width] = {};
+    for (int64_t i = 0; i < count; ++i) line[i] = p[i];
+    return V::load(line);
+}
+
+template <class V>
+void store_one_by_one(float* p, typename V::Float a, int64_t count) {
+    float line[V::width];
+    V::store(line, a);
+    for (int64_t i = 0; i < count; ++i) p[i] = line[i];
+}
+
 // The first `count` of the columns in two registers.
 template <class V>
 void store_some(float* p, typename V::Float low, typename V::Float high, int64_t count) {
@@ -100,10 +115,8 @@ void store_some(float* p, typename V::Float low, typename V::Float high, int64_t
         V::store(p + V::width, high);
         return;
     }
-    float line[2 * V::width];
-    V::store(line, low);
-    V::store(line + V::width, high);
-    for (int64_t i = 0; i < count; ++i) p[i] = line[i];
+    V::store_first(p, low, std::min<int64_t>(count, V::width));
+    if (count > V::width) V::store_first(p + V::width, high, count - V::width);
 }
 
 // The first `count` numbers of two registers; the others are zero.
@@ -114,10 +127,8 @@ void load_some(const float* p, int64_t count, typename V::Float& low, typename V
         high = V::load(p + V::width);
         return;
     }
-    float line[2 * V::width] = {};
-    for (int64_t i = 0; i < count; ++i) line[i] = p[i];
-    low = V::load(line);
-    high = V::load(line + V::width);
+    low = V::load_first(p, std::min<int64_t>(count, V::width));
+    high = count > V::width ? V::load_first(p + V::width, count - V::width) : V::zero();
 }
 
 }  // namespace aquatint

@@ -7,11 +7,14 @@ template <class V>
 struct Words;
 template <class V>
 struct Product;
+template <class V>
+struct Attention;
 
 template <class V>
 struct Ways {
     using Branch = Words<V>;            // how the low-rank branch is held and multiplied
     using Multiplication = Product<V>;  // of codes
+    using Attending = Attention<V>;
 };
 
 }  // namespace aquatint
