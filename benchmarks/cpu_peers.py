@@ -7,8 +7,8 @@
 All contenders of a case are loaded and take turns, so that a noisy moment hits them all; figures are medians over the turns
 with quartiles, and ratios to torch fp32. A peer that is not installed, or that refuses a case, is reported with its reason.
 `MB prepared` is the process's resident memory with all that it loaded to export, compile or compress the model: it says what
-preparing takes, not what running takes. `bare integer loop` and `bare FMA loop` do the case's multiply-adds on registers
-alone: the machine's ceiling at that moment.
+preparing takes, not what running takes. `bare integer loop` (vpdpbusd), `bare FMA loop` and `bare tile loop` (AMX) do the
+case's multiply-adds on registers alone: the machine's ceiling at that moment. A processor with AMX has a page of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmarks.records import markdown, todays_record, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2
-BASE, CEILINGS = "torch fp32", ("bare integer loop", "bare FMA loop")
+BASE, CEILINGS = "torch fp32", ("bare integer loop", "bare FMA loop", "bare tile loop")
 VARIANTS = ("aquatint W4A8 r32, unfused", "aquatint W4A8 r0")  # shown on single sites
 
 
@@ -74,9 +74,12 @@ def main() -> None:
     print(tables(results))
     if options.no_page:
         return
+    from aquatint.runtime.native import best_kernel_set
     from benchmarks.peers.plot import plot
 
-    name = "cpu_peers" if options.threads == THREADS else f"cpu_peers_on_{options.threads}"
+    kernels = best_kernel_set()
+    name = "cpu_peers_amx" if kernels and kernels.tiles else "cpu_peers"
+    name += "" if options.threads == THREADS else f"_on_{options.threads}"
     commands = [f"python -m benchmarks.cpu_peers {shlex.join(sys.argv[1:])}".strip()]
     if options.add and (earlier := todays_record(name)):
         results = {**{c: earlier["cases"][c] for c in CASES if c in earlier["cases"]}, **results}

@@ -203,11 +203,11 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         found[method] = {n: judged(judge, m, f"{method} {options.iterations}") for n, m in made.items() if m is not None}
     if options.quantized:
         found["quantized"] = quantized_rows(name, teacher, judge, options)
+    found["about"] = (
+        f"{options.iterations} iterations of {options.batch} images for sfd at 4 steps, in {options.precision}; judged on "
+        f"{options.images} images"
+    )
     if options.page:
-        found["about"] = (
-            f"{options.iterations} iterations of {options.batch} images for sfd at 4 steps, in {options.precision}; judged on "
-            f"{options.images} images"
-        )
         found["speed"] = speed(name, teacher, options)
         picture(name, found, strips(name, teacher, options))
     return found

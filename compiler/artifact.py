@@ -26,14 +26,16 @@ from aquatint.compiler.errors import AquatintError, ArtifactError
 from aquatint.compiler.interface import InputSpec, Interface, Parameter
 from aquatint.compiler.mapped import mapped
 from aquatint.compiler.page import page
-from aquatint.compiler.program import Program, Range, Site, narrowest
+from aquatint.compiler.powers import Scaled
+from aquatint.compiler.program import Program, Range, Site, smallest
 from aquatint.compiler.text import GraphBuilder, plain
 from aquatint.compiler.verify import verify
-from aquatint.compiler.weights import Narrow, Weights
+from aquatint.compiler.weights import Narrow, Stored, Weights
 from aquatint.runtime import ops
 
 FORMAT = "aquatint"
-VERSION = 1
+VERSION = 2  # 1 had no exponents, and is read too
+EXPONENTS = ":exponents"  # behind the name of a weight in bytes
 MANIFEST, GRAPH, WEIGHTS, PAGE = "manifest.json", "graph.json", "weights.safetensors", "report.html"
 
 
@@ -49,7 +51,8 @@ class Artifact:
 def save(path: str | Path, program: Program, recipe: Mapping[str, Any], report: Mapping[str, Any]) -> None:
     """Write the artifact folder `path`, over an older artifact if one is there.
 
-    Weights that fit a 16-bit float exactly are stored as such; the manifest says what they are computed in.
+    Weights that fit a 16-bit float exactly are stored as such, and branches that fit into 8 bits with a power of two; the
+    manifest says what they are computed in.
     Raises ArtifactError when `path` is something else than an artifact.
     """
     path = Path(path)
@@ -58,7 +61,7 @@ def save(path: str | Path, program: Program, recipe: Mapping[str, Any], report: 
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        stored = {name: narrowest(w).contiguous() for name, w in program.weights.items()}
+        stored = _stored(program.weights)
         save_file(stored, work / WEIGHTS)
         computed = {n: _dtype_name(w) for n, w in program.weights.items() if w.dtype != stored[n].dtype}
         graph = json.dumps(_graph(program), indent=1)
@@ -107,7 +110,7 @@ def load(path: str | Path) -> Artifact:
     manifest = _read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(f"{path / MANIFEST} is not of an aquatint artifact")
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in range(1, VERSION + 1):
         raise ArtifactError(
             f"{path / MANIFEST} has version {manifest.get('version')!r}; this aquatint reads version {VERSION}: "
             "update aquatint, or compile the model again"
@@ -120,12 +123,33 @@ def load(path: str | Path) -> Artifact:
                 raise ArtifactError(f"{path / name} is damaged: it is not the file that was saved with {MANIFEST}")
         stored = _read_weights(path / WEIGHTS)
         computed = {n: getattr(torch, dtype) for n, dtype in manifest["computed"].items()}
-        read = {n: Narrow(w, computed[n]) if n in computed else w for n, w in stored.items()}
-        weights = Weights(read, mapped(path / WEIGHTS, list(stored.values())))
+        weights = Weights(_read(stored, computed), mapped(path / WEIGHTS, list(stored.values())))
         program = _program(path / GRAPH, manifest, weights)
         return Artifact(program, manifest["recipe"], manifest["report"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ArtifactError(f"{path / MANIFEST} does not hold what version {VERSION} holds: {error!r}") from error
+
+
+def _stored(weights: Weights) -> dict[str, Tensor]:
+    stored: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        found = smallest(name, weight)
+        if isinstance(found, Scaled):
+            stored |= {name: found.codes.contiguous(), name + EXPONENTS: found.exponents.contiguous()}
+        else:
+            stored[name] = found.contiguous()
+    return stored
+
+
+def _read(stored: Mapping[str, Tensor], computed: Mapping[str, torch.dtype]) -> dict[str, Stored]:
+    """By name: what is stored, in the dtype that it is computed in."""
+    read: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        if name + EXPONENTS in stored:
+            read[name] = Scaled(tensor, stored[name + EXPONENTS], computed[name])
+        elif not name.endswith(EXPONENTS):
+            read[name] = Narrow(tensor, computed[name]) if name in computed else tensor
+    return read
 
 
 def _dtype_name(weight: Tensor) -> str:

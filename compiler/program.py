@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from aquatint.compiler.entries import Incremental
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.interface import Interface
+from aquatint.compiler.powers import Scaled, scaled
 from aquatint.compiler.weights import Weights
 
 Range = tuple[float, float]
@@ -92,7 +93,7 @@ class Program:
 
     def nbytes(self) -> int:
         """Bytes of all weights as the artifact stores them."""
-        return sum(narrowest(w).nbytes for w in self.weights.values())
+        return sum(smallest(name, w).nbytes for name, w in self.weights.items())
 
     def node_of(self, site: Site) -> fx.Node:
         """The product that reads the site's own weight."""
@@ -115,7 +116,14 @@ class Program:
             del self.weights[name]
 
 
-BRANCH = (".up", ".down")  # what the names of a low-rank branch's weights end in
+UP, DOWN = BRANCH = (".up", ".down")  # what the names of a low-rank branch's weights end in
+
+
+def smallest(name: str, weight: Tensor) -> Tensor | Scaled:
+    """A weight as it is stored, without a loss: a branch in 8 bits where it was rounded so, what else there is in 16 or 32."""
+    if name.endswith(BRANCH) and weight.is_floating_point() and (found := scaled(weight, int(name.endswith(UP)))):
+        return found
+    return narrowest(weight)
 
 
 def narrowest(weight: Tensor) -> Tensor:

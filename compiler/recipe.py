@@ -45,7 +45,8 @@ class Rule:
     """Which sites (`match`) get which treatment; None keeps a site as it is.
 
     match     a glob over site names ("blocks.*.to_q"); a role that the dataflow shows, as `plan.roles_of` finds it
-              ("@first", "@last", "@embedding", "@modulation", "@convolution"); or a function of the Site
+              ("@first", "@last", "@embedding", "@modulation", "@convolution"), or several ("@first@embedding"); or a function
+              of the Site
     optional  a rule that is not optional must match something
     """
 
@@ -57,7 +58,9 @@ class Rule:
     def matches(self, site: Site, roles: frozenset[str]) -> bool:
         if callable(self.match):
             return self.match(site)
-        return self.match[1:] in roles if self.match.startswith("@") else fnmatchcase(site.name, self.match)
+        if self.match.startswith("@"):
+            return roles.issuperset(self.match[1:].split("@"))
+        return fnmatchcase(site.name, self.match)
 
     def __str__(self) -> str:
         return self.match if isinstance(self.match, str) else getattr(self.match, "__name__", "a function")

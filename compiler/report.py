@@ -10,7 +10,7 @@ import torch
 from aquatint.compiler.costs import Cost
 from aquatint.compiler.pipeline import Report
 from aquatint.compiler.plan import Decision
-from aquatint.compiler.program import Program, Site, narrowest
+from aquatint.compiler.program import Program, Site, narrowest, smallest
 
 
 def assemble(
@@ -45,7 +45,7 @@ def with_costs(report: dict[str, Any], costs: Iterable[Cost]) -> dict[str, Any]:
 
 def _row(original: Program, final: Program, site: Site, decision: Decision, figures: Mapping[str, Any]) -> dict[str, Any]:
     before = sum(narrowest(original.weights[w]).nbytes for w in (site.weight, site.bias) if w and w in original.weights)
-    after = sum(narrowest(w).nbytes for name, w in final.weights.items() if _belongs(name, site))
+    after = sum(smallest(name, w).nbytes for name, w in final.weights.items() if _belongs(name, site))
     shape = [site.outputs, site.width] if site.kind == "linear" else [site.outputs, site.width, *site.kernel]
     return {
         "name": site.name,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aquatint.compiler.mapped import Mapped
+from aquatint.compiler.powers import Scaled
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Narrow:
         return self.stored.to(self.dtype)
 
 
-Stored = Tensor | Derived | Narrow
+Stored = Tensor | Derived | Narrow | Scaled
 
 
 class Weights(MutableMapping[str, Tensor]):

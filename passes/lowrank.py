@@ -1,4 +1,4 @@
-"""Split a 16-bit low-rank branch off each weight, so that what is left quantizes well."""
+"""Split a low-rank branch of 8 or 16 bits off each weight, so that what is left quantizes well."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aquatint.compiler.edit import insert_after, new_weight
 from aquatint.compiler.numerics import total
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.plan import Group
+from aquatint.compiler.powers import rounded
 from aquatint.compiler.problem import Problem, problem_of, split_rows
 from aquatint.compiler.program import Program, Site
 from aquatint.compiler.statistics import convolution_geometry
@@ -32,12 +33,14 @@ class LowRankBranch:
     1. Alternates: L = the leading part of W - E, E = what rounding the residual W - L takes away or adds, while the
        squared output error falls, at most `alternations` times (on 1152-wide blocks it falls for about 35).
     2. A k x k convolution gets a k x k down-convolution to r channels and a 1 x 1 up-convolution.
-    3. The branch is rounded to bfloat16 before the residual is taken, so that its own rounding is quantized away too.
+    3. The branch is rounded before the residual is taken, so that its own rounding is quantized away too: to bfloat16, or to 8
+       `bits` with a power of two for each rank, which bfloat16 holds exactly.
     Leaves alone: treatments of rank 0.
     """
 
     alternations: int = 100
     rows: int = 512
+    bits: int = 8
     name: ClassVar[str] = "lowrank"
     exact: ClassVar[bool] = True
 
@@ -64,7 +67,7 @@ class LowRankBranch:
             shifted = Problem(problem.rows, problem.weight - lost, problem.weights_format, problem.inputs_format, problem.rank)
             branch, _ = shifted.split(basis, steps=3)
             assert branch is not None
-            branch = LowRank(branch.up.bfloat16().float(), branch.down.bfloat16().float(), branch.basis)
+            branch = self._rounded(branch)
             residual = _residual(problem, branch)
             stored = problem.weights_format.roundtrip(residual)
             error = problem.error(residual, stored, seen)
@@ -73,6 +76,11 @@ class LowRankBranch:
             best, basis, lost = (error, branch), branch.basis, stored
         assert best is not None
         return best[1], self.alternations
+
+    def _rounded(self, branch: LowRank) -> LowRank:
+        if self.bits == 8:
+            return replace(branch, up=rounded(branch.up, 1), down=rounded(branch.down, 0))
+        return replace(branch, up=branch.up.bfloat16().float(), down=branch.down.bfloat16().float())
 
 
 def _residual(problem: Problem, branch: LowRank) -> Tensor:

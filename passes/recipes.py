@@ -34,7 +34,8 @@ WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Fuse(), Epilogue()
 
 
 EMBEDDING = "an embedding of time, label or pooled text: everything depends on it, so its weights keep 8 bits"
-CONVOLUTION = "a k x k convolution: its branch reads every tap in 16 bits, so it gets a quarter of the rank"
+EMBEDDED = "the first layer of an embedding: what it reads are the same few waves, and the layer behind it keeps 8 bits"
+CONVOLUTION = "a k x k convolution: its branch reads every tap, so it gets a quarter of the rank"
 
 
 def default_rules(treatment: Treatment, modulation: Treatment) -> tuple[Rule, ...]:
@@ -50,6 +51,7 @@ def default_rules(treatment: Treatment, modulation: Treatment) -> tuple[Rule, ..
         Rule("@first", None, "a first layer", optional=True),
         Rule("@last", None, "a last layer", optional=True),
         Rule("@embedding", Treatment("int8"), EMBEDDING, optional=True),  # behind @first: the first of a time's layers is both
+        Rule("@first@embedding", modulation, EMBEDDED, optional=True),
     )
 
 

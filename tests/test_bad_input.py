@@ -12,6 +12,7 @@ from torch import nn
 
 import aquatint
 from aquatint.checkpoint import CheckpointError, open_checkpoint
+from aquatint.compiler.artifact import VERSION
 from aquatint.compiler.errors import ArtifactError, CalibrationError, CaptureError, InputError, PassError, RecipeError
 from aquatint.compiler.recipe import Rule, Treatment
 
@@ -211,8 +212,8 @@ def test_a_newer_version_and_an_output_class_from_elsewhere(artifact: Path) -> N
     result = aquatint.load(artifact)(X)
     assert type(result).__name__ == "Output"
     assert result.a is result[0] is result["a"]
-    _edit(artifact, "manifest.json", lambda m: m.update(version=2))
-    with pytest.raises(ArtifactError, match=r"has version 2; this aquatint reads version 1"):
+    _edit(artifact, "manifest.json", lambda m: m.update(version=VERSION + 1))
+    with pytest.raises(ArtifactError, match=f"has version {VERSION + 1}; this aquatint reads version {VERSION}"):
         aquatint.load(artifact)
 
 

@@ -15,8 +15,14 @@ from aquatint.compiler.regions import Regions
 from aquatint.compiler.statistics import Calibration
 from aquatint.passes.sparse import Sparse
 from aquatint.runtime import target_named
+from aquatint.runtime.native import best_kernel_set
 
 from .zoo import ENCODERS, ZOO, build
+
+KERNELS = best_kernel_set()
+NEAR = (
+    5e-4 if KERNELS and KERNELS.tiles else 1e-5
+)  # tiles round the shares of attention to bfloat16, where a last digit may turn one
 
 
 @pytest.mark.native
@@ -37,7 +43,7 @@ def test_an_edit_of_nothing_is_what_was_recorded(name: str) -> None:
         run = Execution(entries.edit, changed.weights, lower)
         edited = run(*inputs, *map(regions.index, entries.indices), *recorded[len(dense) :])
     for new, old, exact in zip(edited, recorded, dense, strict=False):
-        torch.testing.assert_close(old, exact, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(old, exact, rtol=1e-4, atol=NEAR)
         assert torch.equal(new, old)
 
 

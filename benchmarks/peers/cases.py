@@ -14,8 +14,26 @@ if TYPE_CHECKING:
 LINEARS = ((1024, 1152, 4608), (1024, 4608, 1152), (256, 1152, 1152), (4096, 1024, 1024))
 CONVOLUTIONS = ((320, 32), (640, 16))
 SCALED_TOKENS, SCALED_WIDTHS = (256, 576, 1024, 2304, 4096), (576, 1152, 1728, 2304)
-SCALED = ("torch fp32", "OpenVINO u4", "onnxruntime dynamic int8", "aquatint W4A8 r32", "bare integer loop", "bare FMA loop")
-LARGE = ("torch fp32", "OpenVINO u4", "onnxruntime fp32", "onnxruntime MatMulNBits", "aquatint W4A8 r32", "aquatint W4A4 r32")
+SCALED = (
+    "torch fp32",
+    "OpenVINO u4",
+    "onnxruntime dynamic int8",
+    "aquatint W4A8 r32",
+    "aquatint W4A8 r32, whole",
+    "bare integer loop",
+    "bare FMA loop",
+)
+LARGE = (
+    "torch fp32",
+    "OpenVINO u4",
+    "onnxruntime fp32",
+    "onnxruntime MatMulNBits",
+    "torch bf16",
+    "OpenVINO bf16",
+    "aquatint W4A8 r32",
+    "aquatint W4A8 r32, whole",
+    "aquatint W4A4 r32",
+)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[], Any]
+TILES = 2  # of aq_ceiling's kinds
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,17 @@ def first(output: Any) -> Any:
 
 def eager(task: Task) -> Run:
     return lambda: first(task.module(*task.inputs))
+
+
+def bfloat16(task: Task) -> Run:
+    """The model and its inputs rounded: where AMX is, oneDNN multiplies by tiles."""
+    import copy
+
+    import torch
+
+    module = copy.deepcopy(task.module).bfloat16()
+    inputs = [t.bfloat16() if t.is_floating_point() else t for t in task.inputs]
+    return lambda: first(module(*inputs)).to(torch.float32)
 
 
 def compiled(task: Task) -> Run:
@@ -108,7 +120,8 @@ def openvino(task: Task, *, weights: str) -> Run:
     import openvino as ov
     import torch
 
-    options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    precision = "bf16" if weights == "bf16" else "f32"
+    options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": precision}
     if weights == "u4":
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 64
     arrays = [t.numpy() for t in task.inputs]
@@ -187,6 +200,7 @@ def ceiling(task: Task, *, kind: int) -> Run:
 
     kernels = best_kernel_set()
     assert kernels is not None, "the compiled kernels are not built"
+    assert kind != TILES or kernels.tiles, "this processor has no AMX"
     threads = torch.get_num_threads()
     loop = partial(kernels.library.aq_ceiling, kernels.table, kind)
     rounds = int(task.macs / threads / (loop(1000) / 1000))
@@ -214,8 +228,10 @@ CONTENDERS = {
     for c in (
         Contender("torch fp32", None, eager),
         Contender("torch.compile fp32", None, compiled),
+        Contender("torch bf16", None, bfloat16),
         Contender("torchao int8 + compile", "torchao", torchao),
         Contender("OpenVINO fp32", "openvino", partial(openvino, weights="fp32")),
+        Contender("OpenVINO bf16", "openvino", partial(openvino, weights="bf16")),
         Contender("OpenVINO int8", "openvino", partial(openvino, weights="int8")),
         Contender("OpenVINO u4", "openvino", partial(openvino, weights="u4")),
         Contender("onnxruntime fp32", "onnxruntime", partial(onnxruntime, weights="fp32")),
@@ -224,11 +240,13 @@ CONTENDERS = {
         Contender("bitsandbytes NF4", "bitsandbytes", bitsandbytes),
         Contender("quanto int4", "quanto", quanto),
         Contender("aquatint W4A8 r32", None, partial(ours, recipe="svdq-w4a8-r32")),
+        Contender("aquatint W4A8 r32, whole", None, partial(ours, recipe="svdq-w4a8-r32-whole")),
         Contender("aquatint W4A8 r32, unfused", None, partial(ours, recipe="svdq-w4a8-r32", fused=False)),
         Contender("aquatint W4A8 r0", None, partial(ours, recipe="svdq-w4a8-r32", rank=0)),
         Contender("aquatint W4A4 r32", None, partial(ours, recipe="svdq-w4a4-r32")),
         Contender("aquatint W8A8", None, partial(ours, recipe="w8a8")),
         Contender("bare integer loop", None, partial(ceiling, kind=0)),
         Contender("bare FMA loop", None, partial(ceiling, kind=1)),
+        Contender("bare tile loop", None, partial(ceiling, kind=2)),
     )
 }

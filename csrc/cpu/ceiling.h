@@ -10,7 +10,7 @@ namespace aquatint {
 
 template <class V>
 struct Ceiling {
-    // Multiply-adds done in `rounds` rounds of integer (kind 0) or float (kind 1) instructions; the sum is used, so it stays.
+    // Multiply-adds done in `rounds` rounds of integer (kind 0) or float (kind 1) instructions (kind 2: tile_product.h); the sum is used, so it stays.
     static double run(int kind, int64_t rounds) { return kind == 0 ? integers(rounds) : floats(rounds); }
 
     static constexpr int kSums = V::rows * 2;

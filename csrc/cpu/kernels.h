@@ -38,12 +38,18 @@ struct Kernels {
         return call.bits == 32 ? each<FloatProduct<V>>(call, tasks) : Multiplication::work(call, tasks);
     }
 
+    static double ceiling(int kind, int64_t rounds) {
+        if constexpr (V::has_tiles)
+            if (kind == 2) return Multiplication::ceiling(rounds);
+        return Ceiling<V>::run(kind, rounds);
+    }
+
     static constexpr KernelTable table(const char* name) {
         using P = Panels<V>;
         return {name, P::columns, V::has_tiles, V::wide_sums, P::packed_bytes, P::pack, Quantize<V>::tasks, each<Quantize<V>>, product_tasks, product,
                 GroupAffine<V>::tasks, each<GroupAffine<V>>, Attending::tasks, Attending::work,
                 Linear<V>::tasks, Linear<V>::work, Depthwise<V>::tasks, each<Depthwise<V>>,
-                Winograd<V>::tasks, Winograd<V>::work, MovedAffine<V>::tasks, each<MovedAffine<V>>, Recall<V>::tasks, each<Recall<V>>, Ceiling<V>::run};
+                Winograd<V>::tasks, Winograd<V>::work, MovedAffine<V>::tasks, each<MovedAffine<V>>, Recall<V>::tasks, each<Recall<V>>, ceiling};
     }
 };
 

@@ -143,6 +143,18 @@ struct TileProduct {
         }
     }
 
+    // Multiply-adds done in `rounds` rounds on tiles alone.
+    static double ceiling(int64_t rounds) {
+        TilesInUse in_use;
+        for (int64_t i = 0; i < rounds; ++i) {
+            _tile_dpbssd(0, 4, 6);
+            _tile_dpbssd(1, 4, 7);
+            _tile_dpbssd(2, 5, 6);
+            _tile_dpbssd(3, 5, 7);
+        }
+        return double(rounds) * kPair * kPair * kGroup;
+    }
+
     // N sums as what they stand for, on top of what came before group g.
     template <int N, bool Scaled>
     static void add(const ProductCall& call, const Rows& rows, int64_t row, int64_t count, int64_t panel, int64_t g, int64_t wide,

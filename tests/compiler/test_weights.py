@@ -11,8 +11,9 @@ import aquatint
 from aquatint.compiler.decompose import low_rank
 from aquatint.compiler.formats import FORMATS
 from aquatint.compiler.gptq import gptq
+from aquatint.compiler.powers import Scaled
 from aquatint.compiler.program import narrowest
-from aquatint.compiler.weights import Derived, Narrow, Weights
+from aquatint.compiler.weights import Derived, Weights
 
 
 def test_a_derived_weight_is_computed_when_read_and_not_kept() -> None:
@@ -60,7 +61,7 @@ def test_a_loaded_model_takes_no_second_copy_of_its_file(tmp_path: Path) -> None
     assert _resident(file.address) <= 64, "kilobytes: what no kernel laid out"
     assert torch.equal(loaded(x), small(x))
     up = loaded.program.weights.stored("1.up")
-    assert isinstance(up, Narrow)
+    assert isinstance(up, Scaled)
     assert up.read().dtype == torch.float32
     other = aquatint.load(tmp_path / "a.aq").program.weights.file
     assert other is not None

@@ -428,3 +428,17 @@ def test_what_has_no_kernel_keeps_its_meaning() -> None:
     assert target("plain").lower("aten::gelu.default", (Slot,), {}) is None
     with pytest.raises(ValueError, match="known: cpu, cuda, reference"):
         target_named("tpu")
+
+
+def test_tiles_are_left_to_pytorch_again() -> None:
+    """oneDNN multiplies bfloat16 by tiles too, on the same threads, with shapes of its own."""
+    kernels = target("avx512-amx")
+    a, b = torch.randn(128, 128).bfloat16(), torch.randn(128, 96).bfloat16()
+    weight, codes = FORMATS["int4-g64"].encode(torch.randn(96, 128)), FORMATS["int8"].encode(torch.randn(64, 128))
+    options = {"formats": ["int8", "int4-g64"], "dtype": torch.float32}
+    kernel = kernels.lower("aquatint::gemm", (Slot, Slot, *weight, None), options)
+    assert kernel is not None
+    theirs, ours = a @ b, kernel(*codes)
+    for _ in range(3):
+        assert torch.equal(a @ b, theirs)
+        assert torch.equal(kernel(*codes), ours)
