@@ -20,9 +20,8 @@ from aquatint.runtime.native import best_kernel_set
 from .zoo import ENCODERS, ZOO, build
 
 KERNELS = best_kernel_set()
-NEAR = (
-    5e-4 if KERNELS and KERNELS.tiles else 1e-5
-)  # tiles round the shares of attention to bfloat16, where a last digit may turn one
+# Tiles round the shares of attention to bfloat16, where a last digit may turn one.
+NEAR = 5e-4 if KERNELS and KERNELS.tiles else 1e-5
 
 
 @pytest.mark.native
