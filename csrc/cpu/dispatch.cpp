@@ -1,7 +1,7 @@
 // The C interface: which instruction sets this machine has, and each kernel run over a thread pool that is lent to us.
 #include "cpu/kernel_table.h"
 
-#ifdef AQUATINT_X86
+#ifdef AQUATINT_AMX
 #include <cpuid.h>
 #endif
 #ifdef __linux__
@@ -38,7 +38,7 @@ void spread(void (*run)(const Call&, Tasks&), const Call& call, int64_t tasks, i
         worker<Call>(&work);
 }
 
-#ifdef AQUATINT_X86
+#ifdef AQUATINT_AMX
 // AMX-TILE, AMX-INT8, AMX-BF16 and AVX512-BF16, an operating system that keeps tiles, and its permission to use them.
 bool has_tiles() {
     constexpr unsigned kTiles = 1u << 22 | 1u << 24 | 1u << 25;  // bfloat16, tiles, int8
@@ -62,8 +62,10 @@ const KernelTable* known(int index) {
     static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     static const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+#ifdef AQUATINT_AMX
     static const bool amx = vnni && has_tiles();
     if (index == 4) return amx ? avx512_amx_kernels() : nullptr;
+#endif
     if (index == 3) return vnni ? avx512_vnni_kernels() : nullptr;
     if (index == 2) return avx512 ? avx512_kernels() : nullptr;
     if (index == 1) return avx2 ? avx2_kernels() : nullptr;
