@@ -27,7 +27,10 @@ def test_no_kernel_leaves_its_buffers(tmp_path: Path) -> None:
     # plain first: of an inline function that several files bring, the linker keeps the first. What can't run here is only
     # there to be linked.
     sources = {kernels / f"{n.replace('-', '_')}.cpp": f"{f} {CHECKED if kernel_set(n) else '-O0'}" for n, f in SETS.items()}
-    sources |= {kernels / "dispatch.cpp": f"-DAQUATINT_X86 -DAQUATINT_AMX {CHECKED}", ROOT / "tests" / "native" / "sanitize.cpp": CHECKED}
+    sources |= {
+        kernels / "dispatch.cpp": f"-DAQUATINT_X86 -DAQUATINT_AMX {CHECKED}",
+        ROOT / "tests" / "native" / "sanitize.cpp": CHECKED,
+    }
     common = f"{compiler} -std=c++17 -w -ffp-contract=off -I{ROOT / 'csrc'}".split()
     objects = [str(tmp_path / f"{path.stem}.o") for path in sources]
     compiled = [
