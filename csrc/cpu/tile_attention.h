@@ -134,12 +134,14 @@ struct TileAttention {
         }
     }
 
-    // A row of tiles: the large halves of 32 numbers, the small ones, and the large ones again.
+    // A row of tiles: the large halves of 32 numbers, the small ones, and the large ones again. x is filled up with zeros, which have
+    // to be written too: what a tile holds behind a row would be multiplied by the zeros of a key, and may be no number.
     static void query(const float* x, int64_t count, Number* to) {
-        for (int64_t i = 0; i < count; i += V::width, to += i % H::kDeep ? V::width : kParts * kPart - V::width) {
-            V::store_halves(V::load(x + i), to, to + kPart);
-            V::store_halves(V::load(x + i), to + 2 * kPart);
-        }
+        for (int64_t i = 0; i < count; i += H::kDeep, to += kParts * kPart)
+            for (int64_t half = 0; half < H::kDeep; half += V::width) {
+                V::store_halves(V::load(x + i + half), to + half, to + kPart + half);
+                V::store_halves(V::load(x + i + half), to + 2 * kPart + half);
+            }
     }
 
     // Powers of two of the distances from the largest score so far, as a row of tiles.

@@ -430,6 +430,18 @@ def test_what_has_no_kernel_keeps_its_meaning() -> None:
         target_named("tpu")
 
 
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("width", [1, 8, 24, 40, 72])
+def test_attention_reads_nothing_that_it_did_not_write(kernels: str, width: int) -> None:
+    """Its scratch memory is full of what is no number, from a call before."""
+    kernel = target(kernels).lower("aten::scaled_dot_product_attention.default", (Slot, Slot, Slot), {})
+    assert kernel is not None
+    kernel(*(torch.full((1, 1, 130, 128), torch.nan) for _ in range(3)))
+    q, k, v = (torch.randn(1, 1, 5, width) for _ in range(3))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=SHARES.get(kernels, 2e-3) * v.abs().max().item())
+
+
 def test_tiles_are_left_to_pytorch_again() -> None:
     """oneDNN multiplies bfloat16 by tiles too, on the same threads, with shapes of its own."""
     kernels = target("avx512-amx")
