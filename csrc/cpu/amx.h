@@ -37,8 +37,9 @@ struct TileRows {
     int64_t line, step, apart;
 };
 
-// sums (16 or 32, 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep; rows of sums are `pitch` bytes apart. A panel has four bytes, or two bfloat16, of each column side by side.
-// With `Parts` 0 numbers are bytes; else they are bfloat16, those of rows in so many parts: a tile each, by one of the panel.
+// sums (16 or 32, 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep; rows of sums are `pitch` bytes apart. A panel
+// has four bytes, or two bfloat16, of each column side by side. With `Parts` 0 numbers are bytes; else they are bfloat16, those of
+// rows in so many parts: a tile each, by one of the panel.
 template <int Parts, bool Both>
 inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums, int64_t pitch = 4 * kPair) {
     const auto* a = static_cast<const uint8_t*>(rows.first);

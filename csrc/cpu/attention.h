@@ -70,7 +70,7 @@ struct Attention {
         int64_t wide = key_panels(call) * P::kColumns, stride = W::stride(call.width);
         auto* words = scratch<int16_t, 0>(count * stride);
         auto *scales = scratch<float, 1>(count), *scores = scratch<float, 2>(count * wide), *factors = scratch<float, 3>(count);
-        for (int64_t i = 0; i < count; ++i) scales[i] = W::any(q + i * call.q.row, call.width, 0, words + i * stride);
+        for (int64_t i = 0; i < count; ++i) scales[i] = W::row(q + i * call.q.row, call.width, words + i * stride);
         auto scale = V::set(call.scale * 1.44269504f);  // so that powers of two are taken
         for (int64_t panel = 0; panel < key_panels(call); ++panel) {
             const float* key_scales = head.scales + panel * P::kColumns;
@@ -131,7 +131,7 @@ struct Attention {
         std::fill(scales, scales + filled, 0.0f);
         std::memset(panels, 0, size_t(key_panels(call) * panel_words(call)) * sizeof *panels);
         for (int64_t i = 0; i < call.keys; ++i) {
-            scales[i] = W::any(k + i * call.k.row, call.width, 0, line);
+            scales[i] = W::row(k + i * call.k.row, call.width, line);
             int16_t* to = panels + i / P::kColumns * panel_words(call) + i % P::kColumns * 2;
             for (int64_t j = 0; j < pairs; ++j) std::memcpy(to + j * 2 * P::kColumns, line + 2 * j, 2 * sizeof *line);
         }

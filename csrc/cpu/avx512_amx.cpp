@@ -1,4 +1,4 @@
-// AVX-512 with VNNI, and AMX for products.
+// AVX-512 with VNNI, and AMX for products of codes, the low-rank branch, and attention.
 #include "cpu/avx512_vnni.h"
 #include "cpu/tile_attention.h"
 #include "cpu/tile_product.h"

@@ -25,8 +25,8 @@ struct Halves {
     // Room for `rows` rows of `count` numbers.
     static int64_t room(int64_t rows, int64_t count) { return (rows + kTileRows - 1) / kTileRows * tile_row(count, 2) / 2; }
 
-    // Row `row` of a block: `count` numbers in one part. Nothing is scaled.
-    static float put(const float* x, int64_t count, float, int64_t row, Number* block) {
+    // Of what is projected down: row `row` of a block, in one part. Nothing is scaled.
+    static float put_input(const float* x, int64_t count, float, int64_t row, Number* block) {
         Number* to = place(row, count, 1, block);
         for (int64_t i = 0; i < count; i += kDeep, to += kTileBytes / 2) {
             V::store_halves(V::load(x + i), to);
@@ -35,8 +35,8 @@ struct Halves {
         return 1.0f;
     }
 
-    // Any `count` of numbers in two parts, filled up with zeros.
-    static float any(const float* x, int64_t count, int64_t row, Number* block) {
+    // Of what lies between the two projections: row `row` of a block, in two parts, filled up with zeros.
+    static float put_between(const float* x, int64_t count, int64_t row, Number* block) {
         Number* to = place(row, count, 2, block);
         for (int64_t i = 0; i < count; i += kDeep, to += kTileBytes) {
             typename V::Float low, high;

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "cpu/activation.h"
+#include "cpu/cut.h"
 #include "cpu/panels.h"
 #include "cpu/rows.h"
 #include "cpu/tiles.h"
@@ -20,48 +21,24 @@ struct Product {
     using P = Panels<V>;
     using Float = typename V::Float;
     static constexpr int64_t kSmallest = 1 << 20;  // multiply-adds that are worth a task
-    static constexpr int64_t kPassing = (V::has_tiles ? 1 : 12) << 20;  // bytes
-    static constexpr int64_t kBlock = 384;         // rows a task at most: a multiple of every tile's
+    static constexpr int64_t kBlock = 384;  // rows a task at most: a multiple of every tile's
+    static constexpr int64_t kPassing = (V::has_tiles ? 1 : 12) << 20;  // bytes of a result that passes the caches by
 
-    static constexpr int64_t kFew = 8, kMany = 512;  // panels, and rows, where a convolution's rows are made ready once
+    static Cut cut(const ProductCall& call) { return Cut(call, P::kColumns, kBlock, V::rows, kSmallest); }
+    static int64_t tasks(const ProductCall& call) { return cut(call).tasks(); }
 
-    // Is making a block of rows ready, which every thread that has a part of it does, much of the work?
-    static bool by_rows(const ProductCall& call) { return call.window && P::count(call.n) <= kFew && call.m >= kMany; }
-
-    static int64_t row_blocks(const ProductCall& call) { return (call.m + block(call) - 1) / block(call); }
-
-    // Blocks of one size but for the last, so that none is left with a few rows.
-    static int64_t block(const ProductCall& call) { return block(call, kBlock, V::rows); }
-
-    static int64_t block(const ProductCall& call, int64_t most, int64_t tile) {
-        if (by_rows(call)) most = std::clamp<int64_t>(call.m / 8, 1, std::min<int64_t>(most, 256));
-        return (even_block(call.m, most) + tile - 1) / tile * tile;
-    }
-
-    // Panels a task: so few that no thread waits long for the last one.
-    static int64_t share(const ProductCall& call) {
-        if (by_rows(call)) return P::count(call.n);
-        return std::clamp<int64_t>(kSmallest / (block(call) * call.k * P::kColumns), 1, P::count(call.n));
-    }
-
-    static int64_t shares(const ProductCall& call) { return (P::count(call.n) + share(call) - 1) / share(call); }
-
-    static int64_t tasks(const ProductCall& call) { return row_blocks(call) * shares(call); }
-
-    // Each thread makes the rows of a block ready once, for all tasks that it gets of that block.
     static void work(const ProductCall& call, Tasks& tasks) {
-        int64_t ready = -1, wide = share(call);
         Rows rows{};
-        for (int64_t task; (task = tasks.take()) >= 0;) {
-            int64_t row_block = task / shares(call), first = row_block * block(call), begin = task % shares(call) * wide;
-            if (first >= call.m) return;
-            if (row_block != ready) rows = RowSource<V>::rows(call, first, std::min(block(call), call.m - first));
-            ready = row_block;
-            rows.passing = passing(call);
-            for (int64_t panel = begin; panel < std::min(begin + wide, P::count(call.n)); ++panel)
-                one_panel(call, rows, first, panel);
-        }
+        cut(call).work(
+            tasks, [&](int64_t first, int64_t count) { rows = ready(call, first, count); },
+            [&](int64_t first, int64_t panel) { one_panel(call, rows, first, panel); });
         V::fence();
+    }
+
+    static Rows ready(const ProductCall& call, int64_t first, int64_t count) {
+        Rows rows = RowSource<V>::rows(call, first, count);
+        rows.passing = passing(call);
+        return rows;
     }
 
     // Is y so large that it passes the caches by? Whole lines can.
@@ -139,8 +116,8 @@ struct Product {
     [[gnu::always_inline]] static void branch(const ProductCall& call, const Rows& rows, int64_t row, int64_t panel,
                                               Float (&low)[R], Float (&high)[R]) {
         int64_t stride = Words<V>::stride(call.rank), pairs = (call.rank + 1) / 2;
-        Words<V>::template multiply<R>(static_cast<const int16_t*>(rows.h) + row * stride, stride, call.up + panel * pairs * 2 * P::kColumns, call.rank,
-                                       low, high);
+        const auto* h = static_cast<const int16_t*>(rows.h) + row * stride;
+        Words<V>::template multiply<R>(h, stride, call.up + panel * pairs * 2 * P::kColumns, call.rank, low, high);
         const float* scales = call.up_scales + panel * P::kColumns;
         auto s_low = V::load(scales), s_high = V::load(scales + V::width);
         unroll<R>([&](auto r) {

@@ -34,7 +34,7 @@ struct Quantize {
         float* x = scratch<float, 0>(call.k);
         for (int64_t row = 0; row < count; ++row) {
             float largest = call.bits == 8 ? by_row(call, first + row, x) : by_group(call, first + row, x);
-            if (side) scales[row] = Branch::put(x, call.k, largest, row, side);
+            if (side) scales[row] = Branch::put_input(x, call.k, largest, row, side);
         }
         if (side) Branch::project(call, side, scales, first, count);
     }

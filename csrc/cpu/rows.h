@@ -181,7 +181,7 @@ struct RowSource {
         using Branch = typename Ways<V>::Branch;
         auto* block = scratch<typename Branch::Number, 18>(Branch::room(rows.count, rank));
         auto* scales = scratch<float, 19>(rows.count);
-        for (int64_t i = 0; i < rows.count; ++i) scales[i] = Branch::any(h + i * rank, rank, i, block);
+        for (int64_t i = 0; i < rows.count; ++i) scales[i] = Branch::put_between(h + i * rank, rank, i, block);
         rows.h = block;
         rows.h_scales = scales;
     }

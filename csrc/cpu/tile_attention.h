@@ -1,5 +1,5 @@
-// y = softmax(scale q k^T) v for each head, as attention.h has it, by tiles. Queries and keys are held in two bfloat16 each, of which
-// three products are taken, so that scores are good to 16 bits; shares and values in one.
+// y = softmax(scale q k^T) v for each head, as attention.h has it, by tiles. Queries and keys are held in two bfloat16 each, of
+// which three products are taken, so that scores are good to 16 bits; shares and values in one.
 #pragma once
 
 #include <algorithm>
@@ -21,8 +21,8 @@ struct TileAttention {
     using H = Halves<V>;
     using Number = typename H::Number;
     static constexpr int64_t kQueries = 128, kKeys = 512;  // at a time
-    static constexpr int64_t kPart = kTileRows * H::kDeep;       // numbers of a tile
-    static constexpr int kParts = 3;                             // of a query and a key: large and large, small and large, large and small
+    static constexpr int64_t kPart = kTileRows * H::kDeep;  // numbers of a tile
+    static constexpr int kParts = 3;  // products of a query and a key: of large and large halves, small and large, large and small
 
     // Queries a task: many where there are heads enough, as keys and values are laid out once for each thread that has a head.
     static int64_t share(const AttentionCall& call) { return call.batch * call.heads < 8 ? 2 * kQueries : 8 * kQueries; }
@@ -52,8 +52,8 @@ struct TileAttention {
         }
     }
 
-    // A block of queries. Keys come in blocks too, so that scores stay in the cache: what was added up before is scaled down where a
-    // larger score turns up (arXiv 2205.14135).
+    // A block of queries. Keys come in blocks too, so that scores stay in the cache: what was added up before is scaled down where
+    // a larger score turns up (arXiv 2205.14135).
     static void attend(const AttentionCall& call, const float* q, int64_t count, const Head& head, float* y) {
         int64_t rows = (count + kTileRows - 1) / kTileRows * kTileRows, deep = depth(call);
         auto* queries = scratch<Number, 0>(rows * deep * H::kDeep);
@@ -69,7 +69,6 @@ struct TileAttention {
             weigh(call, queries, count, first, keys, head, totals, weights);
             add(call, count, first, keys, head, totals, weights, y);
         }
-        for (int64_t i = 0; i < count; ++i) scaled(y + i * call.heads * call.width, call.width, 1.0f / totals[i].sum);
     }
 
     // Of a query: its largest score, what its shares come to, and by how much the last block of keys made smaller what was before.
@@ -93,10 +92,11 @@ struct TileAttention {
         }
     }
 
-    // Values by their shares, on top of what is in y.
+    // Values by their shares, on top of what is in y, which the last block of keys divides by the sum of all shares.
     static void add(const AttentionCall& call, int64_t count, int64_t first, int64_t keys, const Head& head, const Totals* totals,
                     const Number* weights, float* y) {
         alignas(64) float sums[kPair * kPair];
+        bool last = first + keys >= call.keys;
         for (int64_t column = 0; column < call.width; column += P::kColumns)
             tile_pairs(count, [&](auto Both, int64_t row) {
                 TileRows from = {weights + row * keys, 64, kTileBytes, keys * 2 * kTileRows};
@@ -110,18 +110,10 @@ struct TileAttention {
                         load_some<V>(to, call.width - column, before_low, before_high);
                         low = V::fma(before_low, shrunk, low), high = V::fma(before_high, shrunk, high);
                     }
-                    store_some<V>(to, low, high, call.width - column);
+                    auto factor = V::set(last ? 1.0f / totals[row + r].sum : 1.0f);
+                    store_some<V>(to, V::mul(low, factor), V::mul(high, factor), call.width - column);
                 }
             });
-    }
-
-    // In place.
-    static void scaled(float* y, int64_t count, float factor) {
-        for (int64_t i = 0; i < count; i += P::kColumns) {
-            typename V::Float low, high;
-            load_some<V>(y + i, count - i, low, high);
-            store_some<V>(y + i, V::mul(low, V::set(factor)), V::mul(high, V::set(factor)), count - i);
-        }
     }
 
     // `count` numbers times a factor, and zeros to the end of a tile's row.
@@ -134,8 +126,8 @@ struct TileAttention {
         }
     }
 
-    // A row of tiles: the large halves of 32 numbers, the small ones, and the large ones again. x is filled up with zeros, which have
-    // to be written too: what a tile holds behind a row would be multiplied by the zeros of a key, and may be no number.
+    // A row of tiles: the large halves of 32 numbers, the small ones, and the large ones again. The zeros that fill x up are written
+    // too: what a tile held there would be multiplied by a key's zeros, and may be no number.
     static void query(const float* x, int64_t count, Number* to) {
         for (int64_t i = 0; i < count; i += H::kDeep, to += kParts * kPart)
             for (int64_t half = 0; half < H::kDeep; half += V::width) {

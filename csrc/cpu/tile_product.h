@@ -1,5 +1,5 @@
-// The product of product.h by tiles: 32 rows by a panel of 32 columns at once. Integers are summed in a tile for as long as one scale
-// holds: over all of K where neither rows nor weights have a scale for each group, else over a group, or a tap of a convolution.
+// The product of product.h by tiles: 32 rows by a panel of 32 columns at once. Integers are summed in a tile for as long as one
+// scale holds: over all of K where neither rows nor weights have a scale for each group, else over a group, or a convolution's tap.
 #pragma once
 
 #include <algorithm>
@@ -17,37 +17,23 @@ struct TileProduct {
     using Float = typename V::Float;
     static constexpr int64_t kSmallest = 4 << 20;  // multiply-adds that are worth a task
     static constexpr int64_t kCached = 1200 << 10;  // bytes of a block's codes, which stay in the second-level cache
+    static constexpr int64_t kMost = 1024;  // rows of a block
+    static constexpr int64_t kBatch = 2;  // sums in memory, before they are added up in registers
 
-    static int64_t block(const ProductCall& call) {
-        int64_t most = std::clamp<int64_t>(kCached / call.k / kPair * kPair, kPair, 1024);
-        return Product<V>::block(call, most, kPair);
+    static Cut cut(const ProductCall& call) {
+        return Cut(call, P::kColumns, std::clamp<int64_t>(kCached / call.k / kPair * kPair, kPair, kMost), kPair, kSmallest);
     }
-
-    static int64_t share(const ProductCall& call) {
-        if (Product<V>::by_rows(call)) return P::count(call.n);
-        return std::clamp<int64_t>(kSmallest / (block(call) * call.k * P::kColumns), 1, P::count(call.n));
-    }
-
-    static int64_t shares(const ProductCall& call) { return (P::count(call.n) + share(call) - 1) / share(call); }
-
-    static int64_t tasks(const ProductCall& call) {
-        return call.m ? (call.m + block(call) - 1) / block(call) * shares(call) : 0;
-    }
+    static int64_t tasks(const ProductCall& call) { return cut(call).tasks(); }
 
     static void work(const ProductCall& call, Tasks& tasks) {
-        TilesInUse tiles;
-        int64_t ready = -1, wide = share(call);
+        TilesInUse in_use;
         Block rows{};
-        for (int64_t task; (task = tasks.take()) >= 0;) {
-            int64_t row_block = task / shares(call), first = row_block * block(call), begin = task % shares(call) * wide;
-            if (row_block != ready) rows = as_tiles(call, RowSource<V>::rows(call, first, std::min(block(call), call.m - first)));
-            ready = row_block;
-            rows.passing = Product<V>::passing(call);
-            for (int64_t panel = begin; panel < std::min(begin + wide, P::count(call.n)); ++panel) {
+        cut(call).work(
+            tasks, [&](int64_t first, int64_t count) { rows = as_tiles(call, Product<V>::ready(call, first, count)); },
+            [&](int64_t first, int64_t panel) {
                 const int8_t* weight = as_signed(call, panel);
                 tile_pairs(rows.count, [&](auto Both, int64_t row) { pair<Both.value>(call, rows, row, first, panel, weight); });
-            }
-        }
+            });
         V::fence();
     }
 
@@ -100,9 +86,7 @@ struct TileProduct {
         return std::min(rows.scaled ? of_rows : groups, groups / call.weight_groups);
     }
 
-    // What is multiplied before its sums are scaled: they are read from memory, totals are then kept in registers for a while.
-    static constexpr int64_t kBatch = 2;
-
+    // 32 rows, or 16, by a panel: sums of integers, the low-rank branch, the bias, and what product.h does with a row.
     template <bool Both>
     static void pair(const ProductCall& call, const Block& rows, int64_t row, int64_t first, int64_t panel, const int8_t* weight) {
         alignas(64) int32_t sums[kBatch * kPair * kPair];
@@ -118,7 +102,8 @@ struct TileProduct {
             int64_t batch = std::min(kBatch, (groups - g) / wide);
             for (int64_t i = 0; i < batch; ++i) {
                 int64_t at = g + i * wide;
-                TileRows codes = {rows.codes + place[0] + rows.code.groups[at], rows.line, rows.step, Both ? place[kTileRows] - place[0] : 0};
+                const int8_t* code = rows.codes + place[0] + rows.code.groups[at];
+                TileRows codes = {code, rows.line, rows.step, Both ? place[kTileRows] - place[0] : 0};
                 multiply_tiles<0, Both>(codes, weight + at * kGroup * P::kColumns, wide, sums + i * kPair * kPair);
             }
             tiles<kBatch>(batch, [&](auto N, int64_t) {

@@ -35,8 +35,8 @@ struct Words {
     // Room for `rows` rows of `count` numbers.
     static int64_t room(int64_t rows, int64_t count) { return rows * stride(count); }
 
-    // Row `row` of a block: `count` numbers whose largest magnitude is `largest`; returns their scale.
-    static float put(const float* x, int64_t count, float largest, int64_t row, Number* block) {
+    // Of what is projected down: row `row` of a block, `count` numbers whose largest magnitude is `largest`; returns their scale.
+    static float put_input(const float* x, int64_t count, float largest, int64_t row, Number* block) {
         return encode(x, count, largest, block + row * stride(count));
     }
 
@@ -63,9 +63,13 @@ struct Words {
         });
     }
 
-    // Row `row` of a block, of any `count` of numbers, filled up with zeros; returns their scale.
-    static float any(const float* x, int64_t count, int64_t row, Number* block) {
-        Number* words = block + row * stride(count);
+    // Of what lies between the two projections: row `row` of a block.
+    static float put_between(const float* x, int64_t count, int64_t row, Number* block) {
+        return Words::row(x, count, block + row * stride(count));
+    }
+
+    // Any `count` of numbers as a row of words, filled up with zeros; returns their scale.
+    static float row(const float* x, int64_t count, Number* words) {
         if (count % V::width) {
             float* line = scratch<float, 20>(stride(count));
             std::fill(std::copy(x, x + count, line), line + stride(count), 0.0f);
