@@ -13,7 +13,7 @@ from aquatint.runtime import ops
 from aquatint.runtime.native import KERNEL_SETS
 from aquatint.runtime.ops import Slot
 
-from .test_cpu import target
+from .kernels import target
 
 pytestmark = pytest.mark.native
 GEOMETRY = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1]}

@@ -1,0 +1,40 @@
+"""What the tests of compiled kernels share: each instruction set as a target, hostile rows, and how near results are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aquatint.runtime.cpu import Cpu
+from aquatint.runtime.native import kernel_set
+
+BRANCH = 3e-3  # of the largest: words have 13 bits, and one channel of `rows` is 10^4 times another
+SHARES = {"avx512-amx": 4e-3}  # of the largest value: tiles hold values and their shares in bfloat16
+
+
+def target(name: str) -> Cpu:
+    found = kernel_set(name)
+    if found is None:
+        pytest.skip(f"this machine has no {name}")
+    return Cpu(found)
+
+
+def rows(seed: int, m: int, k: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(m, k, generator=random) * torch.logspace(-2, 2, k)
+    x[: m // 3, :64] = 0
+    return x
+
+
+def assert_near(found: torch.Tensor, meaning, *arguments, rtol: float = 1e-4, **options) -> None:
+    """To 1e-4 of the largest number that goes into the activation: what a GELU leaves far below zero is of no size."""
+    expected = meaning(*arguments, **options)
+    plain = meaning(*arguments, **{**options, "activation": None}) if options.get("activation") else expected
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=1e-4 * plain.abs().max().item())
+
+
+def assert_projected(kernels: str, h: torch.Tensor, x: torch.Tensor, down: torch.Tensor) -> None:
+    """h = x down^T: to BRANCH, or with tiles to what rounding each number of x to bfloat16 can do at most."""
+    expected, size = x @ down.float().T, x.abs() @ down.float().abs().T
+    bound = size * 2.0**-8 if target(kernels).kernels.tiles else torch.full_like(size, BRANCH * expected.abs().max().item())
+    assert ((h - expected).abs() <= bound + 1e-4 * expected.abs()).all()
