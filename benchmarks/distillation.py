@@ -110,7 +110,7 @@ def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps
         options,
         lambda: aquatint.distill(
             small, teacher.scheduler, "sfd", steps, train="branch", teacher=teacher.model, batch=options.batch,
-            schooling=schooling, folder=place, watch=_shown(f"{name} branch {label} {steps}"),
+            schooling=schooling, folder=place, watch=_shown(f"{name} {label} {steps}"),
         ),
     )  # fmt: skip
 

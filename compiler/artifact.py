@@ -34,7 +34,8 @@ from aquatint.compiler.weights import Narrow, Stored, Weights
 from aquatint.runtime import ops
 
 FORMAT = "aquatint"
-VERSION = 2  # 1 had no exponents, and is read too
+VERSION = 2
+READS = (1, VERSION)  # 1: without EXPONENTS
 EXPONENTS = ":exponents"  # behind the name of a weight in bytes
 MANIFEST, GRAPH, WEIGHTS, PAGE = "manifest.json", "graph.json", "weights.safetensors", "report.html"
 
@@ -110,7 +111,7 @@ def load(path: str | Path) -> Artifact:
     manifest = _read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(f"{path / MANIFEST} is not of an aquatint artifact")
-    if manifest.get("version") not in range(1, VERSION + 1):
+    if manifest.get("version") not in READS:
         raise ArtifactError(
             f"{path / MANIFEST} has version {manifest.get('version')!r}; this aquatint reads version {VERSION}: "
             "update aquatint, or compile the model again"

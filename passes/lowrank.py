@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from aquatint.compiler.decompose import LowRank
 from aquatint.compiler.edit import insert_after, new_weight
+from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.numerics import total
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.plan import Group
@@ -43,6 +44,10 @@ class LowRankBranch:
     bits: int = 8
     name: ClassVar[str] = "lowrank"
     exact: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.bits not in (8, 16):
+            raise RecipeError(f"a low-rank branch is stored in 8 or 16 bits, not in {self.bits}")
 
     def run(self, program: Program, context: Context) -> Report:
         chosen = [g for g in context.groups(program) if g.treatment.rank]

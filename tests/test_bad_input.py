@@ -217,6 +217,12 @@ def test_a_newer_version_and_an_output_class_from_elsewhere(artifact: Path) -> N
         aquatint.load(artifact)
 
 
+def test_an_older_version_is_read(artifact: Path) -> None:
+    expected = aquatint.load(artifact)(X)
+    _edit(artifact, "manifest.json", lambda m: m.update(version=1))
+    assert torch.equal(aquatint.load(artifact)(X), expected)
+
+
 def test_saving_loses_nothing(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p.name: p.read_bytes() for p in artifact.iterdir()}
     small = aquatint.load(artifact)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[], Any]
-TILES = 2  # of aq_ceiling's kinds
+INTEGERS, FLOATS, TILES = range(3)  # kinds of aq_ceiling, csrc/cpu/ceiling.h
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,8 @@ CONTENDERS = {
         Contender("aquatint W4A8 r0", None, partial(ours, recipe="svdq-w4a8-r32", rank=0)),
         Contender("aquatint W4A4 r32", None, partial(ours, recipe="svdq-w4a4-r32")),
         Contender("aquatint W8A8", None, partial(ours, recipe="w8a8")),
-        Contender("bare integer loop", None, partial(ceiling, kind=0)),
-        Contender("bare FMA loop", None, partial(ceiling, kind=1)),
-        Contender("bare tile loop", None, partial(ceiling, kind=2)),
+        Contender("bare integer loop", None, partial(ceiling, kind=INTEGERS)),
+        Contender("bare FMA loop", None, partial(ceiling, kind=FLOATS)),
+        Contender("bare tile loop", None, partial(ceiling, kind=TILES)),
     )
 }

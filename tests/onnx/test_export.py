@@ -74,11 +74,14 @@ def test_batch_and_resolution_are_free(unet, tmp_path: Path, shape: tuple[int, .
 def test_dynamic_convolutions_where_no_range_is_known(unet, tmp_path: Path) -> None:
     """Bytes gathered by taps: nearer than fixed scales, as the results are not rounded."""
     program = replace(unet.program, ranges={})
-    inputs = inputs_of(unet, "unet2d", seed=3)
-    expected = reference(unet, inputs)
-    found = decibel(run(session(export_onnx(program, tmp_path / "a").path), inputs), expected)
-    assert found > 31
-    assert found > decibel(run(session(export_onnx(unet, tmp_path / "b").path), inputs), expected)
+    free, fixed = (session(export_onnx(p, tmp_path / name).path) for p, name in ((program, "a"), (unet, "b")))
+    found = []
+    for seed in range(1, 5):  # images differ by a decibel
+        inputs = inputs_of(unet, "unet2d", seed=seed)
+        expected = reference(unet, inputs)
+        found.append(decibel(run(free, inputs), expected))
+        assert found[-1] > decibel(run(fixed, inputs), expected)
+    assert sum(found) / len(found) > 32
 
 
 def test_choices_of_weights(dit, tmp_path: Path) -> None:

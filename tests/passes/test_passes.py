@@ -267,6 +267,7 @@ def test_passes_print_and_parse(recipe) -> None:
         ("sharpen", "no pass 'sharpen'"),
         ("smooth{colour=3}", "no option 'colour'; it has: grid, rows"),
         ("smooth{grid=fine}", "smooth.grid is 'fine'"),
+        ("lowrank{bits=4}", "8 or 16 bits, not in 4"),
         ("quantize{method=magic}", "rtn and gptq, not 'magic'"),
     ],
 )

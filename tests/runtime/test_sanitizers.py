@@ -12,8 +12,9 @@ from aquatint.runtime.native import kernel_set
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 AVX512 = "-mavx2 -mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq"
-SETS = {"plain": "", "avx2": "-mavx2 -mfma", "avx512": AVX512, "avx512-vnni": f"{AVX512} -mavx512vnni"}
-SETS["avx512-amx"] = f"{SETS['avx512-vnni']} -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16"
+VNNI = f"{AVX512} -mavx512vnni"
+AMX = f"{VNNI} -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16"
+SETS = {"plain": "", "avx2": "-mavx2 -mfma", "avx512": AVX512, "avx512-vnni": VNNI, "avx512-amx": AMX}
 CHECKED = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 pytestmark = pytest.mark.native
