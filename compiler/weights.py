@@ -1,5 +1,5 @@
-"""The weights of a program by name. One may be derived: stated by what it is made of, and computed when it is read; or stored in
-fewer bits than it is computed in.
+"""The weights of a program by name. One may be derived: stated by what it is made of, and computed when it is read; or stored
+in fewer bits than it is computed in.
 
 So smoothing and splitting a model takes the memory of the vectors and branches alone, never that of a second model.
 """
