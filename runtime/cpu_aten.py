@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aquatint.runtime.binding import Run, at, collected, runner, staged
-from aquatint.runtime.cpu_kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, panels, window_of
+from aquatint.runtime.cpu_kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, window_of
+from aquatint.runtime.cpu_pack import panels
 from aquatint.runtime.native import AttentionCall, Heads, KernelSet, LinearCall, Window
 
 SMALL = 1 << 24  # multiply-adds up to which the library's call takes longer than its arithmetic

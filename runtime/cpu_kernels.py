@@ -12,17 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from aquatint.compiler.formats import NumberFormat, format_named
+from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import Run, at, can_spread, collected, runner, spread, staged
+from aquatint.runtime.cpu_pack import branch_panels, panels, product_scales
 from aquatint.runtime.native import GroupAffineCall, KernelSet, ProductCall, QuantizeCall, Window
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cpu/kernel_table.h
 GROUP = 64  # codes that the kernels sum at once
-WORD = 4095  # the largest number of 13 bits
 FEW_ROWS = 16  # up to here a product is limited by reading its weight
 
 
@@ -120,7 +119,7 @@ class _Product:
         library, columns = kernels.library, kernels.columns
         self.weight = torch.empty(library.aq_packed_bytes(kernels.table, weight_bits, self.n, k), dtype=torch.uint8)
         library.aq_pack_weight(kernels.table, weight_bits, at(weight.contiguous()), self.n, k, at(self.weight))
-        own_scales, wholes = _product_scales(kernels.tiles and bits != 32, format_named(format), scales, k // GROUP)
+        own_scales, wholes = product_scales(kernels.tiles and bits != 32, format_named(format), scales, k // GROUP)
         self.scales, self.wholes = panels(own_scales, columns), None if wholes is None else panels(wholes, columns)
         self.bias = None if bias is None else panels(bias.float().unsqueeze(1), columns)
         self.up, self.up_scales = (None, None) if up is None else branch_panels(kernels, up)
@@ -269,40 +268,3 @@ def _last(shape: Sequence[int], axis: int) -> list[int]:
     moved = list(shape)
     moved.append(moved.pop(axis))
     return moved
-
-
-def panels(rows: Tensor, columns: int) -> Tensor:
-    """(N, r) as (N / columns, r, columns), the last panel filled up with zeros."""
-    padded = F.pad(rows, (0, 0, 0, -len(rows) % columns))
-    return padded.unflatten(0, (-1, columns)).transpose(1, 2).contiguous()
-
-
-def _product_scales(tiles: bool, format: NumberFormat, stored: Tensor, groups: int) -> tuple[Tensor, Tensor | None]:
-    """Scales (N, groups) of a weight. For tiles as few as there are, and whole numbers (N, groups) for each group on top of
-    them, in the first and third byte of four."""
-    if tiles and format.scale == "whole":
-        row, whole = format.split_scales(stored)
-        return row.flatten(1), whole.flatten(1).int() * 0x10001
-    scales = format.read_scales(stored).flatten(1)
-    return (scales if tiles else scales.repeat_interleave(groups // scales.shape[1], 1)), None
-
-
-def branch_panels(kernels: KernelSet, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(N, r) of the low-rank branch as its kernel reads it, and scales where it needs some."""
-    if not kernels.tiles:
-        return _word_panels(rows, kernels.columns)
-    halves = F.pad(rows.bfloat16(), (0, -rows.shape[1] % 32, 0, -len(rows) % kernels.columns)).view(torch.int16)
-    return _paired(halves, kernels.columns), None
-
-
-def _paired(rows: Tensor, columns: int) -> Tensor:
-    """(N, r) of 16 bits as (N / columns, r / 2, columns, 2)."""
-    return rows.unflatten(0, (-1, columns)).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
-
-
-def _word_panels(rows: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """(N, r) as words (N / columns, r / 2, columns, 2), and a scale for each row: csrc/cpu/words.h."""
-    scales = rows.float().abs().amax(1, keepdim=True) / WORD
-    scales = torch.where(scales < 1e-30, 1.0, scales)
-    words = F.pad((rows.float() / scales).round().short(), (0, rows.shape[1] % 2, 0, -len(rows) % columns))
-    return _paired(words, columns), panels(scales, columns)

@@ -1,0 +1,49 @@
+"""Weights, scales and low-rank branches as the compiled CPU kernels read them: csrc/cpu/panels.h, words.h, halves.h."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aquatint.compiler.formats import NumberFormat
+from aquatint.runtime.native import KernelSet
+
+WORD = 4095  # the largest number of 13 bits
+
+
+def panels(rows: Tensor, columns: int) -> Tensor:
+    """(N, r) as (N / columns, r, columns), the last panel filled up with zeros."""
+    padded = F.pad(rows, (0, 0, 0, -len(rows) % columns))
+    return padded.unflatten(0, (-1, columns)).transpose(1, 2).contiguous()
+
+
+def product_scales(tiles: bool, format: NumberFormat, stored: Tensor, groups: int) -> tuple[Tensor, Tensor | None]:
+    """Scales (N, groups) of a weight. For tiles as few as there are, and whole numbers (N, groups) for each group on top of
+    them, in the first and third byte of four."""
+    if tiles and format.scale == "whole":
+        row, whole = format.split_scales(stored)
+        return row.flatten(1), whole.flatten(1).int() * 0x10001
+    scales = format.read_scales(stored).flatten(1)
+    return (scales if tiles else scales.repeat_interleave(groups // scales.shape[1], 1)), None
+
+
+def branch_panels(kernels: KernelSet, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(N, r) of the low-rank branch as its kernel reads it, and scales where it needs some."""
+    if not kernels.tiles:
+        return _word_panels(rows, kernels.columns)
+    halves = F.pad(rows.bfloat16(), (0, -rows.shape[1] % 32, 0, -len(rows) % kernels.columns)).view(torch.int16)
+    return _paired(halves, kernels.columns), None
+
+
+def _paired(rows: Tensor, columns: int) -> Tensor:
+    """(N, r) of 16 bits as (N / columns, r / 2, columns, 2)."""
+    return rows.unflatten(0, (-1, columns)).unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
+
+
+def _word_panels(rows: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """(N, r) as words (N / columns, r / 2, columns, 2), and a scale for each row: csrc/cpu/words.h."""
+    scales = rows.float().abs().amax(1, keepdim=True) / WORD
+    scales = torch.where(scales < 1e-30, 1.0, scales)
+    words = F.pad((rows.float() / scales).round().short(), (0, rows.shape[1] % 2, 0, -len(rows) % columns))
+    return _paired(words, columns), panels(scales, columns)
