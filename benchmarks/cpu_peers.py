@@ -9,6 +9,7 @@ with quartiles, and ratios to torch fp32. A peer that is not installed, or that 
 `MB prepared` is the process's resident memory with all that it loaded to export, compile or compress the model: it says what
 preparing takes, not what running takes. `bare integer loop` (vpdpbusd), `bare FMA loop` and `bare tile loop` (AMX) do the
 case's multiply-adds on registers alone: the machine's ceiling at that moment. A processor with AMX has a page of its own.
+Of ours `unfused` is without the pass `fuse`, `r0` without a branch, `apart` encodes what a product gives in a run of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from benchmarks.records import markdown, todays_record, write_record
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2
 BASE, CEILINGS = "torch fp32", ("bare integer loop", "bare FMA loop", "bare tile loop")
-VARIANTS = ("aquatint W4A8 r32, unfused", "aquatint W4A8 r0")  # shown on single sites
+VARIANTS = ("aquatint W4A8 r32, unfused", "aquatint W4A8 r0", "aquatint W4A8 r0, whole")  # shown on single sites
+APART = "aquatint W4A8 r32, whole, apart"  # shown where products follow each other
 
 
 @dataclass
@@ -114,7 +116,8 @@ def cpu() -> str:
 
 def measure(case: Case, wanted: list[Contender], options: argparse.Namespace) -> dict[str, Any]:
     """Start every contender, let them take turns, and stop them."""
-    chosen = [c for c in wanted if (not case.only or c.name in case.only) and (case.macs or c.name not in CEILINGS + VARIANTS)]
+    hidden = {*(() if case.macs else CEILINGS), *((APART,) if case.single else VARIANTS)}
+    chosen = [c for c in wanted if (not case.only or c.name in case.only) and c.name not in hidden]
     workers = [started(c, case, options.threads) for c in chosen]
     try:
         ready = [w for w in workers if "missing" not in w.about]

@@ -271,13 +271,17 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
 
 
 def polished_student(name: str, teacher: Checkpoint, label: str, options: argparse.Namespace) -> Any:
-    """All weights learn for two thirds of the iterations, then they are quantized, and the branch learns for the last third."""
+    """All weights learn for two thirds of the iterations, then they are quantized, and the branch learns for the last third.
+
+    It has less to learn than one that begins at the teacher: at more than a fifth of that one's rate it gets worse.
+    """
     last = options.iterations // 3
     first, rest = (argparse.Namespace(**{**vars(options), "iterations": n}) for n in (options.iterations - last, last))
     learned = student(name, teacher, "sfd", 4, first)
     if learned is None or isinstance(learned, str):
         return learned
     small = quantized(name, learned, even(teacher.scheduler), f"svdq-{label.lower()}-r32", 4)
+    rest.branch_rate = options.branch_rate / 5
     return branch_student(name, teacher, small, f"polished-{label}", 4, rest)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aquatint.compiler.errors import InputError
 from aquatint.compiler.execution import Execution
+from aquatint.compiler.join import joined
 from aquatint.compiler.program import Program
 from aquatint.compiler.replay import Replays, replay_of
 from aquatint.compiler.text import text
@@ -28,6 +29,8 @@ class Target(Protocol):
     def device(self) -> torch.device: ...
 
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+    def joins(self, columns: int, format: str) -> bool: ...
 
 
 class _Config(SimpleNamespace):
@@ -60,7 +63,8 @@ class CompressedModule(nn.Module):
         self.program, self.target, self.recipe, self.report = program, target, recipe, report
         self.config = _Config(**program.config)
         on_cpu = target.device.type == "cpu"
-        self._execution = Execution(program.graph, program.weights, target.lower, None if on_cpu else target.device)
+        graph = joined(program.graph, program.weights, target.joins)
+        self._execution = Execution(graph, program.weights, target.lower, None if on_cpu else target.device)
         self._run = Replays(self._execution) if on_cpu else self._execution
 
     @property

@@ -25,6 +25,10 @@ class Target(Protocol):
         """A kernel for one call, or None to leave it to the operator's meaning; see `compiler.program.Execution`."""
         ...
 
+    def joins(self, columns: int, format: str) -> bool:
+        """Is there a kernel for a product of so many columns and the quantize to `format` behind it? See `compiler.join`."""
+        ...
+
 
 TARGETS: dict[str, Callable[[], Target]] = {"cpu": cpu, "cuda": cuda, "reference": reference}
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aquatint.runtime.cpu_aten import AttentionKernel, ByteWeightKernel, FloatConvolution, GroupNormKernel, LinearKernel
+from aquatint.runtime.cpu_joined import GemmQuantizeKernel
 from aquatint.runtime.cpu_kernels import (
     GROUP,
     ConvolutionKernel,
@@ -60,6 +61,9 @@ class Cpu:
     def device(self) -> torch.device:
         return torch.device("cpu")
 
+    def joins(self, columns: int, format: str) -> bool:
+        return self.kernels is not None and self.kernels.tiles and format == "int8" and columns % GROUP == 0
+
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.kernels is None:
             return None
@@ -86,7 +90,8 @@ def quantize_refusal(x: Any, smooth: Any = None, down: Any = None, *affine: Any,
 
 def product_refusal(
     inputs: tuple[str | None, ...], codes: Any, scales: Any, weight: Any, weight_scales: Any, bias: Any = None, h: Any = None,
-    up: Any = None, *, formats: tuple[str | None, str], stored: tuple[str, ...] = WEIGHT_FORMATS, **options: Any,
+    up: Any = None, smooth: Any = None, down: Any = None, *,
+    formats: tuple[str | None, str], stored: tuple[str, ...] = WEIGHT_FORMATS, **options: Any,
 ) -> str | None:  # fmt: skip
     """Why there is no kernel for this product, or None; `inputs` are the formats that the kernel reads, None plain numbers."""
     if formats[0] not in inputs or formats[1] not in stored:
@@ -95,8 +100,8 @@ def product_refusal(
         return "no kernel adds a branch, gate or residual to a product of plain numbers"
     if formats[1] == "int8" and formats[0] is not None and isinstance(weight, Tensor) and weight.shape[-1] % GROUP:
         return f"K={weight.shape[-1]} is not a multiple of {GROUP}"
-    fixed = isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and _fixed(bias) and _fixed(up)
-    return None if fixed else "weight, bias or up-projection is not fixed"
+    fixed = isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and all(map(_fixed, (bias, up, smooth, down)))
+    return None if fixed else "weight, bias, smoothing or a projection is not fixed"
 
 
 def _fixed(value: Any) -> bool:
@@ -169,6 +174,9 @@ KERNELS = (
     Kernel("aquatint::gemm", partial(product_refusal, INPUT_FORMATS, stored=("int8",)), GemmKernel, wide=True),
     Kernel("aquatint::gemm", partial(product_refusal, (None,)), FloatGemmKernel),
     Kernel("aquatint::gemm", partial(product_refusal, (None,), stored=("int8",)), ByteWeightKernel),
+    Kernel(
+        "aquatint::gemm_quantize", partial(product_refusal, INPUT_FORMATS, stored=(*WEIGHT_FORMATS, "int8")), GemmQuantizeKernel
+    ),
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS), ConvolutionKernel),
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS, stored=("int8",)), ConvolutionKernel, wide=True),
     Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),

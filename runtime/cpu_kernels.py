@@ -73,13 +73,20 @@ class QuantizeKernel(BoundKernel):
         rows, before = staged(x.movedim(self.axis, -1))
         numbers, after = (scales, []) if scales.dtype == torch.float32 else collected(scales)
         spreads = [spread(v, shape) for v in vectors]
-        call = QuantizeCall.from_buffer_copy(self.call)
-        call.x, call.m, call.k, call.group = at(rows), rows.numel() // shape[-1], shape[-1], self.format.group or shape[-1]
+        call = self.into(codes, numbers, *h)
+        call.x = at(rows)
         call.gain, call.offset = (found for found, _, _ in spreads)
-        call.codes, call.scales, call.h = at(codes), at(numbers), at(h[0] if h else None)
         before += [refresh for _, _, refreshes in spreads for refresh in refreshes]
         held = (rows, numbers, spreads, results)
         return runner(self.kernels, self.kernels.library.aq_quantize, call, held, before, after)
+
+    def into(self, codes: Tensor, scales: Tensor, h: Tensor | None = None) -> QuantizeCall:
+        """A call with its results in place, and without what it reads."""
+        call = QuantizeCall.from_buffer_copy(self.call)
+        call.k = codes.shape[-1] * 8 // self.format.bits
+        call.m, call.group = codes.numel() // codes.shape[-1], self.format.group or call.k
+        call.codes, call.scales, call.h = at(codes), at(scales), at(h)
+        return call
 
 
 class GroupAffineKernel(BoundKernel):
@@ -134,9 +141,12 @@ class _Product:
 
     def bind(
         self, y: Tensor, x: Tensor, scales: Tensor | None = None, h: Tensor | None = None, varying: Sequence[Tensor] = (),
-        window: Window | None = None, table: Tensor | None = None,
+        window: Window | None = None, table: Tensor | None = None, next: QuantizeCall | None = None,
     ) -> Run:  # fmt: skip
-        """y (..., N) of codes or numbers x; `varying` are gate and residual, channels last; the window reads `table`."""
+        """y (..., N) of codes or numbers x; `varying` are gate and residual, channels last; the window reads `table`.
+
+        With `next` y is read by that call alone, in the same run, and needs no memory.
+        """
         if y.numel() == 0:
             return lambda: None
         call = ProductCall.from_buffer_copy(self.call)
@@ -161,7 +171,9 @@ class _Product:
             after.insert(0, lambda: _finish(numbers, *vectors))
         if window:
             call.window = ctypes.pointer(window)
-        return runner(self.kernels, self.kernels.library.aq_product, call, (held, numbers, y), before, after)
+        if next:
+            call.next = ctypes.pointer(next)
+        return runner(self.kernels, self.kernels.library.aq_product, call, (held, numbers, y, next), before, after)
 
 
 class GemmKernel(BoundKernel):
@@ -182,9 +194,9 @@ class GemmKernel(BoundKernel):
     def results(self, codes: Tensor, *values: Tensor) -> Tensor:
         return self.product.results(*codes.shape[:-1])
 
-    def bind(self, results: Tensor, codes: Tensor, scales: Tensor, *varying: Tensor) -> Run:
+    def bind(self, results: Tensor, codes: Tensor, scales: Tensor, *varying: Tensor, next: QuantizeCall | None = None) -> Run:
         h = varying[0] if self.branch else None
-        return self.product.bind(results, codes, scales, h, varying[self.branch :])
+        return self.product.bind(results, codes, scales, h, varying[self.branch :], next=next)
 
 
 class FloatGemmKernel(BoundKernel):

@@ -63,6 +63,8 @@ class ProductCall(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("bits", "weight_bits", "activation")),
         *((name, Spread) for name in ("gate", "residual")),
         ("y", ctypes.c_void_p),
+        ("next", ctypes.POINTER(QuantizeCall)),
+        ("threads", ctypes.c_int64),
     ]
 
 

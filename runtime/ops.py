@@ -133,6 +133,20 @@ def _gemm(
     return multiplied(x, plain, bias, h, up, dtype=dtype, activation=activation, gate=gate, residual=residual)
 
 
+def _gemm_quantize(
+    codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
+    h: Tensor | None = None, up: Tensor | None = None, smooth: Tensor | None = None, down: Tensor | None = None, *,
+    formats: tuple[str, str], dtype: torch.dtype, into: str, activation: str | None = None,
+    gate: Tensor | None = None, residual: Tensor | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """`quantize` to the format `into` of what `gemm` gives: (codes, scales[, h]) of the next product. See `compiler.join`."""
+    y = _gemm(
+        codes, scales, weight, weight_scales, bias, h, up, formats=formats, dtype=dtype, activation=activation, gate=gate,
+        residual=residual,
+    )  # fmt: skip
+    return _quantize(y, smooth, down, format=into)
+
+
 def multiplied(
     x: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor | None, up: Tensor | None, *, dtype: torch.dtype,
     activation: str | None = None, gate: Tensor | None = None, residual: Tensor | None = None,
@@ -280,6 +294,7 @@ quantize = Operator("aquatint::quantize", _quantize)
 group_affine = Operator("aquatint::group_affine", _group_affine)
 dequantize = Operator("aquatint::dequantize", _dequantize)
 gemm = Operator("aquatint::gemm", _gemm)
+gemm_quantize = Operator("aquatint::gemm_quantize", _gemm_quantize)
 conv2d = Operator("aquatint::conv2d", _conv2d)
 
 take = Operator("aquatint::take", _take)
@@ -294,7 +309,7 @@ rowwise_conv2d = Operator("aquatint::rowwise_conv2d", _rowwise_conv2d)
 OURS: dict[str, Operator] = {
     op.name: op
     for op in (
-        quantize, group_affine, dequantize, gemm, conv2d,
+        quantize, group_affine, dequantize, gemm, gemm_quantize, conv2d,
         take, pick, recall, merge, moved_affine, rowwise_linear, rowwise_matmul, rowwise_conv2d,
     )
 }  # fmt: skip

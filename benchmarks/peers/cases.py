@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 LINEARS = ((1024, 1152, 4608), (1024, 4608, 1152), (256, 1152, 1152), (4096, 1024, 1024))
 CONVOLUTIONS = ((320, 32), (640, 16))
+MLPS = ((256, 1152, 4608), (1024, 1152, 4608))
 SCALED_TOKENS, SCALED_WIDTHS = (256, 576, 1024, 2304, 4096), (576, 1152, 1728, 2304)
 SCALED = (
     "torch fp32",
@@ -38,13 +39,18 @@ LARGE = (
 
 @dataclass(frozen=True)
 class Case:
-    """build(seed) gives the module, always the same, and inputs drawn with the seed; macs are the multiply-adds of one call
-    (0: not counted). With `hasty` we neither smooth nor search: the model is large, its weights are random, and speed is all
-    that the case shows. `only` are the contenders that fit into memory beside each other; empty: all."""
+    """build(seed) gives the module, always the same, and inputs drawn with the seed.
+
+    macs    multiply-adds of one call; 0: not counted
+    single  it is one site
+    hasty   we neither smooth nor search: the model is large, its weights are random, and speed is all that the case shows
+    only    the contenders that fit into memory beside each other; empty: all
+    """
 
     name: str
     build: Callable[[int], tuple[nn.Module, tuple[Any, ...]]]
     macs: int = 0
+    single: bool = False
     hasty: bool = False
     only: tuple[str, ...] = ()
 
@@ -61,6 +67,15 @@ def linear(rows: int, inner: int, outputs: int, seed: int) -> tuple[nn.Module, t
         module.weight += torch.randn(outputs, 8) @ torch.randn(8, inner) / (8 * inner) ** 0.5
     torch.manual_seed(seed)
     return module, (torch.randn(1, rows, inner) * channels,)
+
+
+def mlp(rows: int, inner: int, outputs: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Two linears as above with a GELU between them."""
+    import torch
+
+    up, inputs = linear(rows, inner, outputs, seed)
+    down, _ = linear(rows, outputs, inner, seed)
+    return torch.nn.Sequential(up, torch.nn.GELU(approximate="tanh"), down), inputs
 
 
 def convolution(channels: int, size: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -112,14 +127,17 @@ def sd_unet(seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
 def block(width: int, tokens: int) -> Case:
     """One block of a DiT; the multiply-adds are those of its products, without attention and what depends on the time alone."""
     name = f"DiT block, {width} wide, {tokens} tokens"
-    return Case(name, partial(dit_xl, 1, 2 * math.isqrt(tokens), heads=width // 72), 12 * width**2 * tokens, True, SCALED)
+    return Case(
+        name, partial(dit_xl, 1, 2 * math.isqrt(tokens), heads=width // 72), 12 * width**2 * tokens, hasty=True, only=SCALED
+    )
 
 
 CASES = {
     case.name: case
     for case in (
-        *(Case(f"linear {m}x{k}x{n}", partial(linear, m, k, n), m * k * n) for m, k, n in LINEARS),
-        *(Case(f"conv3x3 {c} at {s}", partial(convolution, c, s), 9 * c * c * s * s) for c, s in CONVOLUTIONS),
+        *(Case(f"linear {m}x{k}x{n}", partial(linear, m, k, n), m * k * n, single=True) for m, k, n in LINEARS),
+        *(Case(f"conv3x3 {c} at {s}", partial(convolution, c, s), 9 * c * c * s * s, single=True) for c, s in CONVOLUTIONS),
+        *(Case(f"MLP {m}x{k}x{n}", partial(mlp, m, k, n), 2 * m * k * n) for m, k, n in MLPS),
         Case("fashion-dit", partial(shipped, "fashion-dit")),
         Case("fashion-unet", partial(shipped, "fashion-unet")),
         Case("DiT-XL/2, 4 blocks, 256 tokens", partial(dit_xl, 4, 32)),

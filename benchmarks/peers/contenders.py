@@ -163,22 +163,36 @@ def onnxruntime(task: Task, *, weights: str) -> Run:
     return lambda: torch.from_numpy(session.run(None, feed)[0])
 
 
-def ours(task: Task, *, recipe: str, rank: int = 32, fused: bool = True) -> Run:
-    """A preset; a module that is a single site is treated too, though a preset keeps what is first and last."""
+def ours(task: Task, *, recipe: str, rank: int = 32, fused: bool = True, joined: bool = True) -> Run:
+    """A preset; a module of plain layers is treated too, though a preset keeps what is first and last."""
     import torch
 
     import aquatint
 
     chosen = aquatint.recipe_named(recipe)
     rules = chosen.rules
-    if isinstance(task.module, (torch.nn.Linear, torch.nn.Conv2d)):
+    if isinstance(task.module, (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Sequential)):
         rules = tuple(rule for rule in rules if rule.match in ("*", "@convolution"))
     rules = tuple(r if r.treatment is None else _with_rank(r, rank) for r in rules)
     left_out = {*(() if rank else ("lowrank",)), *(() if fused else ("fuse",))}
     chosen = replace(chosen, passes=tuple(p for p in chosen.passes if p.name not in left_out), rules=rules)
     chosen = hasty(chosen) if task.hasty else chosen
     small = aquatint.optimize(_holder(task.module), chosen, calibrate=lambda m: m(*task.calibration))
+    small = small if joined else small.on(Apart(small.target.kernels))
     return lambda: first(small(*task.inputs))
+
+
+class Apart:
+    """The CPU target without kernels for two operators."""
+
+    def __init__(self, kernels: Any) -> None:
+        from aquatint.runtime.cpu import Cpu
+
+        cpu = Cpu(kernels)
+        self.name, self.device, self.lower = cpu.name, cpu.device, cpu.lower
+
+    def joins(self, columns: int, format: str) -> bool:
+        return False
 
 
 def hasty(recipe: Any) -> Any:
@@ -241,8 +255,10 @@ CONTENDERS = {
         Contender("quanto int4", "quanto", quanto),
         Contender("aquatint W4A8 r32", None, partial(ours, recipe="svdq-w4a8-r32")),
         Contender("aquatint W4A8 r32, whole", None, partial(ours, recipe="svdq-w4a8-r32-whole")),
+        Contender("aquatint W4A8 r32, whole, apart", None, partial(ours, recipe="svdq-w4a8-r32-whole", joined=False)),
         Contender("aquatint W4A8 r32, unfused", None, partial(ours, recipe="svdq-w4a8-r32", fused=False)),
         Contender("aquatint W4A8 r0", None, partial(ours, recipe="svdq-w4a8-r32", rank=0)),
+        Contender("aquatint W4A8 r0, whole", None, partial(ours, recipe="svdq-w4a8-r32-whole", rank=0)),
         Contender("aquatint W4A4 r32", None, partial(ours, recipe="svdq-w4a4-r32")),
         Contender("aquatint W8A8", None, partial(ours, recipe="w8a8")),
         Contender("bare integer loop", None, partial(ceiling, kind=INTEGERS)),

@@ -43,12 +43,14 @@ struct Activations {
     }
 
     // x / (1 + exp(-a))
-    static Float sigmoid_times(Float a, Float x) { return V::div(x, V::add(V::set(1.0f), exp(V::mul(a, V::set(-1.0f))))); }
+    static Float sigmoid_times(Float a, Float x) {
+        return V::mul(x, V::reciprocal(V::add(V::set(1.0f), exp(V::mul(a, V::set(-1.0f))))));
+    }
 
     // erf by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
     static Float gelu(Float x) {
         auto z = V::mul(V::magnitude(x), V::set(0.70710678f));
-        auto t = V::div(V::set(1.0f), V::fma(z, V::set(0.3275911f), V::set(1.0f)));
+        auto t = V::reciprocal(V::fma(z, V::set(0.3275911f), V::set(1.0f)));
         auto p = V::set(1.061405429f);
         for (float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = V::fma(p, t, V::set(c));
         auto tail = V::mul(V::mul(V::set(0.5f), V::mul(p, t)), exp(V::mul(z, V::mul(z, V::set(-1.0f)))));

@@ -40,8 +40,10 @@ struct TileRows {
 // sums (16 or 32, 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep; rows of sums are `pitch` bytes apart. A panel
 // has four bytes, or two bfloat16, of each column side by side. With `Parts` 0 numbers are bytes; else they are bfloat16, those of
 // rows in so many parts: a tile each, by one of the panel.
-template <int Parts, bool Both>
-inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums, int64_t pitch = 4 * kPair) {
+// `meanwhile()` runs with every tile of a row: vectors work beside tiles.
+template <int Parts, bool Both, class F>
+[[gnu::always_inline]] inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums, int64_t pitch,
+                                                  F&& meanwhile) {
     const auto* a = static_cast<const uint8_t*>(rows.first);
     const auto* b = static_cast<const uint8_t*>(panel);
     auto* out = static_cast<uint8_t*>(sums);
@@ -75,6 +77,7 @@ inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void
             _tile_dpbssd(2, 5, 6);
             _tile_dpbssd(3, 5, 7);
         }
+        meanwhile();
     }
     _tile_stored(0, out, pitch);
     _tile_stored(1, out + 64, pitch);
@@ -82,6 +85,11 @@ inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void
         _tile_stored(2, out + kTileRows * pitch, pitch);
         _tile_stored(3, out + kTileRows * pitch + 64, pitch);
     }
+}
+
+template <int Parts, bool Both>
+inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums, int64_t pitch = 4 * kPair) {
+    multiply_tiles<Parts, Both>(rows, panel, count, sums, pitch, [] {});
 }
 
 // body(whether both of two tiles hold rows, row) for every 32 rows.

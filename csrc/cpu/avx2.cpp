@@ -28,7 +28,7 @@ struct Avx2 {
     static void fence() { _mm_sfence(); }
     static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
     static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
-    static Float div(Float a, Float b) { return _mm256_div_ps(a, b); }
+    static Float reciprocal(Float a) { return _mm256_div_ps(set(1.0f), a); }
     static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
     static Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
     static Float min(Float a, Float b) { return _mm256_min_ps(a, b); }

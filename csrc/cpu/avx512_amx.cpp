@@ -11,9 +11,15 @@ struct Avx512Amx : Avx512Vnni {
     static constexpr int64_t many_rows = kTileRows;
 
     static Int load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+    static Int as_ints(Float a) { return _mm512_castps_si512(a); }
 
     static void store_halves(Float a, uint16_t* to) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), __m256i(_mm512_cvtneps_pbh(a)));
+    }
+
+    static Float load_halves(const uint16_t* from) {
+        Int halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
     }
 
     // The larger and the smaller half of each number.
@@ -54,23 +60,21 @@ struct Avx512Amx : Avx512Vnni {
         });
     }
 
-    static void signed_bytes(const uint8_t* packed, uint8_t* bytes) {
-        _mm512_storeu_si512(bytes, _mm512_xor_si512(load_bytes(packed), _mm512_set1_epi8(char(128))));
-    }
-
-    static void unpack_signed(const uint8_t* packed, uint8_t* bytes) {
-        Int pairs = load_bytes(packed), mask = _mm512_set1_epi8(15), middle = _mm512_set1_epi8(8);
-        _mm512_storeu_si512(bytes, _mm512_sub_epi8(_mm512_and_si512(pairs, mask), middle));
-        _mm512_storeu_si512(bytes + 64, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(pairs, 4), mask), middle));
-    }
-
-    // `wholes`: for each of 32 columns a number from 1 to 16, in the first and third byte of four.
+    // A group of 64 codes of 4 bits in 32 columns as signed bytes, times `wholes`: for each column a number from 1 to 16, in the
+    // first and third byte of four. Null: times one.
     static void unpack_signed(const uint8_t* packed, uint8_t* bytes, const int32_t* wholes) {
-        unpack_signed(packed, bytes);
-        for (int half = 0; half < 2; ++half, bytes += 64, wholes += width) {
-            Int even = _mm512_loadu_si512(wholes), odd = _mm512_slli_epi16(even, 8), codes = load_bytes(bytes);
-            Int evens = _mm512_maddubs_epi16(even, codes), odds = _mm512_slli_epi16(_mm512_maddubs_epi16(odd, codes), 8);
-            _mm512_storeu_si512(bytes, _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, evens, odds));
+        Int mask = _mm512_set1_epi8(15), one = _mm512_set1_epi16(1), whole[2], middle[2];
+        for (int half = 0; half < 2; ++half) {
+            whole[half] = wholes ? _mm512_loadu_si512(wholes + half * width) : one;
+            middle[half] = _mm512_or_si512(_mm512_slli_epi16(whole[half], 3), _mm512_slli_epi16(whole[half], 11));
+        }
+        for (int line = 0; line < 16; ++line, packed += 64, bytes += 128) {
+            __builtin_prefetch(packed + 2048);
+            Int pairs = load_bytes(packed), codes[2] = {pairs, _mm512_srli_epi16(pairs, 4)};
+            for (int half = 0; half < 2; ++half) {  // at most 15 * 16 fits a byte, so two products in 16 bits leave each other alone
+                Int product = _mm512_mullo_epi16(_mm512_and_si512(codes[half], mask), whole[half]);
+                _mm512_storeu_si512(bytes + 64 * half, _mm512_sub_epi8(product, middle[half]));
+            }
         }
     }
 };

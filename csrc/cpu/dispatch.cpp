@@ -115,7 +115,9 @@ AQ_EXPORT void aq_quantize(const KernelTable* table, const QuantizeCall* call, i
 }
 
 AQ_EXPORT void aq_product(const KernelTable* table, const ProductCall* call, int threads) {
-    aquatint::spread(table->product, *call, table->product_tasks(*call), threads);
+    ProductCall shared = *call;
+    shared.threads = threads;
+    aquatint::spread(table->product, shared, table->product_tasks(shared), threads);
 }
 
 AQ_EXPORT void aq_group_affine(const KernelTable* table, const GroupAffineCall* call, int threads) {

@@ -17,6 +17,7 @@ struct FloatProduct {
     using Float = typename V::Float;
     static constexpr int kRows = 4;
     static constexpr int64_t kShare = 4;  // panels a task
+    static constexpr int64_t kAhead = 2048;  // bytes that a weight is fetched ahead: processors alone do not keep up
 
     static int64_t tasks(const ProductCall& call) { return (P::count(call.n) + kShare - 1) / kShare; }
 
@@ -41,6 +42,7 @@ struct FloatProduct {
             Float sum_low[R], sum_high[R];
             unroll<R>([&](auto r) { sum_low[r] = sum_high[r] = V::zero(); });
             for (int i = 0; i < kGroup; i += 4, w += 4 * V::width) {
+                __builtin_prefetch(w + kAhead);
                 auto codes = V::load_bytes(w);
                 unroll<4>([&](auto j) {
                     auto w_low = V::nibble(codes, 8 * j), w_high = V::nibble(codes, 8 * j + 4);

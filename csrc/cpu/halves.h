@@ -54,6 +54,10 @@ struct Halves {
     // h of the `count` rows in a block, from row `first` on.
     static void project(const QuantizeCall& call, const Number* block, const float*, int64_t first, int64_t count) {
         TilesInUse tiles;
+        project_in_use(call, block, first, count);
+    }
+
+    static void project_in_use(const QuantizeCall& call, const Number* block, int64_t first, int64_t count) {
         alignas(64) float sums[kPair * kPair];
         int64_t tall = tile_row(call.k, 1);
         for (int64_t panel = 0; panel < P::count(call.rank); ++panel)

@@ -105,6 +105,8 @@ struct ProductCall {
     int32_t bits, weight_bits, activation;
     Spread gate, residual;  // of n numbers: y = activation(...) * gate + residual; null with floats
     float* y;               // (m, n)
+    const QuantizeCall* next;  // what reads y, in 8 bits with at most smoothing before it: done in place of writing y. Or null. With tiles alone
+    int64_t threads;           // that share the work; no number depends on it
 };
 
 // A head's rows of `width` numbers: image, head and row are so many numbers apart.

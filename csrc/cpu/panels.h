@@ -2,7 +2,7 @@
 //
 //   weight   of 4 bits (N/P, K/4, 4 * width bytes): a byte holds column j in its low and column j + width in its high nibble, as
 //            code + 8, for multipliers that take an unsigned operand; four neighbours in k lie together
-//            of 8 bits (N/P, K/4, 4 * P bytes): the same, one a byte, as code + 128
+//            of 8 bits (N/P, K/4, 4 * P bytes): the same, one a byte, as code + 128; for tiles as it is
 //   scales   (N/P, K/64, P) float;  bias (N/P, P) float
 //   up       (N/P, rank/2, P, 2) words (words.h), and down (rank/P, K/2, P, 2), with a scale for each column: (N/P, P) float
 #pragma once
@@ -31,10 +31,11 @@ struct Panels {
     }
 
     static void pack_bytes(const int8_t* codes, int64_t n, int64_t k, uint8_t* packed) {
+        constexpr int middle = V::has_tiles ? 0 : 128;
         for (int64_t panel = 0; panel < count(n); ++panel)
             for (int64_t k4 = 0; k4 < k / 4; ++k4)
                 for (int64_t row = panel * kColumns; row < (panel + 1) * kColumns; ++row)
-                    for (int i = 0; i < 4; ++i) *packed++ = uint8_t(row < n ? codes[row * k + k4 * 4 + i] + 128 : 128);
+                    for (int i = 0; i < 4; ++i) *packed++ = uint8_t(row < n ? codes[row * k + k4 * 4 + i] + middle : middle);
     }
 
     static void pack_nibbles(const uint8_t* codes, int64_t n, int64_t k, uint8_t* packed) {

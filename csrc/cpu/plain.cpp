@@ -49,7 +49,7 @@ struct Plain {
     static void fence() {}
     static Float add(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] + b.v[i]; }); }
     static Float mul(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] * b.v[i]; }); }
-    static Float div(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] / b.v[i]; }); }
+    static Float reciprocal(Float a) { return each<Float>([&](int i) { return 1.0f / a.v[i]; }); }
     static Float fma(Float a, Float b, Float c) { return each<Float>([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); }); }
     // The second operand where the first is NaN or they are equal, as the vector instructions do.
     static Float max(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }

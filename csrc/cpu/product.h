@@ -171,6 +171,16 @@ struct Product {
     [[gnu::noinline]] static void leave(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel,
                                         Float& low, Float& high) {
         int64_t column = panel * P::kColumns, left = call.n - column;
+        finish_row(call, rows, row, column, low, high);
+        float* y = call.y + (first + row) * call.n + column;
+        if (!rows.passing || left < P::kColumns) return store_some<V>(y, low, high, left);
+        V::stream(y, low);
+        V::stream(y + V::width, high);
+    }
+
+    [[gnu::always_inline]] static void finish_row(const ProductCall& call, const Rows& rows, int64_t row, int64_t column,
+                                                  Float& low, Float& high) {
+        int64_t left = call.n - column;
         if (call.activation) {
             low = Activations<V>::apply(call.activation, low);
             high = Activations<V>::apply(call.activation, high);
@@ -186,10 +196,6 @@ struct Product {
             low = V::add(low, v_low);
             high = V::add(high, v_high);
         }
-        float* y = call.y + (first + row) * call.n + column;
-        if (!rows.passing || left < P::kColumns) return store_some<V>(y, low, high, left);
-        V::stream(y, low);
-        V::stream(y + V::width, high);
     }
 };
 

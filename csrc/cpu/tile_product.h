@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "cpu/amx.h"
 #include "cpu/halves.h"
 #include "cpu/product.h"
+#include "cpu/tile_next.h"
 
 namespace aquatint {
 
@@ -21,19 +23,30 @@ struct TileProduct {
     static constexpr int64_t kBatch = 2;  // sums in memory, before they are added up in registers
 
     static Cut cut(const ProductCall& call) {
+        if (call.next) return Cut(call, P::kColumns, TileNext<V>::rows(call), kPair, INT64_MAX);  // whole rows
         return Cut(call, P::kColumns, std::clamp<int64_t>(kCached / call.k / kPair * kPair, kPair, kMost), kPair, kSmallest);
     }
     static int64_t tasks(const ProductCall& call) { return cut(call).tasks(); }
 
     static void work(const ProductCall& call, Tasks& tasks) {
         TilesInUse in_use;
-        Block rows{};
-        cut(call).work(
-            tasks, [&](int64_t first, int64_t count) { rows = as_tiles(call, Product<V>::ready(call, first, count)); },
-            [&](int64_t first, int64_t panel) {
-                const int8_t* weight = as_signed(call, panel);
-                tile_pairs(rows.count, [&](auto Both, int64_t row) { pair<Both.value>(call, rows, row, first, panel, weight); });
-            });
+        Work work(call);
+        auto ready = [&](int64_t first, int64_t count) {
+            finish(work, kPair);  // of the block before
+            work.first = first;
+            work.rows = as_tiles(call, Product<V>::ready(call, first, count));
+            work.wide = span(call, work.rows);
+            work.whole = work.wide * kGroup == call.k && !work.rows.scaled;
+            if (call.next) work.next.emplace(*call.next, count);
+        };
+        cut(call).work(tasks, ready, [&](int64_t, int64_t panel) {
+            const int8_t* weight = as_signed(call, panel);
+            tile_pairs(work.rows.count, [&](auto Both, int64_t row) { pair<Both.value>(work, row, panel, weight); });
+            if (!work.next || (panel + 1) * P::kColumns < call.n) return;
+            finish(work, kPair);
+            work.next->close(work.first, work.rows.count);
+        });
+        finish(work, kPair);
         V::fence();
     }
 
@@ -62,21 +75,13 @@ struct TileProduct {
 
     // A panel's weights as signed bytes; those of 4 bits times the whole number of their group, where there is one.
     static const int8_t* as_signed(const ProductCall& call, int64_t panel) {
-        int64_t lines = call.k / 4, groups = call.k / kGroup;
+        int64_t groups = call.k / kGroup;
         const uint8_t* packed = call.weight + panel * P::kColumns * call.k * call.weight_bits / 8;
+        if (call.weight_bits == 8) return reinterpret_cast<const int8_t*>(packed);
         auto* bytes = scratch<uint8_t, 7>(call.k * P::kColumns);
-        if (call.weight_bits == 8) {
-            for (int64_t i = 0; i < call.k * P::kColumns; i += 64) V::signed_bytes(packed + i, bytes + i);
-            return reinterpret_cast<const int8_t*>(bytes);
-        }
-        for (int64_t line = 0; line < lines; ++line, packed += 64) {
-            uint8_t* to = bytes + line * 128;
-            if (call.wholes)
-                V::unpack_signed(packed, to, call.wholes + (panel * groups + line / 16) * P::kColumns);
-            else
-                V::unpack_signed(packed, to);
-        }
-        return reinterpret_cast<const int8_t*>(bytes);
+        for (int64_t group = 0; group < groups; ++group, packed += 1024, bytes += 2048)
+            V::unpack_signed(packed, bytes, call.wholes ? call.wholes + (panel * groups + group) * P::kColumns : nullptr);
+        return reinterpret_cast<const int8_t*>(bytes - groups * 2048);
     }
 
     // How many groups of codes have one scale.
@@ -86,69 +91,73 @@ struct TileProduct {
         return std::min(rows.scaled ? of_rows : groups, groups / call.weight_groups);
     }
 
-    // 32 rows, or 16, by a panel: sums of integers, the low-rank branch, the bias, and what product.h does with a row.
-    template <bool Both>
-    static void pair(const ProductCall& call, const Block& rows, int64_t row, int64_t first, int64_t panel, const int8_t* weight) {
+    // 32 rows by a panel that tiles have multiplied and vectors have not finished yet.
+    struct Unit {
+        int64_t row, count, panel;
+        int64_t done;         // rows that are finished
+        const float* totals;  // integers where one scale a column is all that they lack
+        const float* side;    // the low-rank branch
+    };
+
+    // What one thread has at hand. While tiles multiply, vectors finish the unit before.
+    struct Work {
+        const ProductCall& call;
+        std::optional<TileNext<V>> next;
+        Block rows;
+        int64_t first, wide;  // row of the result; groups of codes that have one scale
+        bool whole;           // is that all of them?
+        Unit unit;
+        int turn;
         alignas(64) int32_t sums[kBatch * kPair * kPair];
-        alignas(64) float totals[kPair * kPair], side[kPair * kPair];
-        int64_t groups = call.k / kGroup, wide = span(call, rows), count = std::min(kPair, rows.count - row);
-        if (call.h) {  // first, so that nothing waits for it
+        alignas(64) float totals[2][kPair * kPair], side[2][kPair * kPair];
+
+        explicit Work(const ProductCall& call) : call(call), unit{}, turn(0) {}
+    };
+
+    template <bool Both>
+    static void pair(Work& work, int64_t row, int64_t panel, const int8_t* weight) {
+        const ProductCall& call = work.call;
+        const Block& rows = work.rows;
+        work.turn ^= 1;
+        float *totals = work.totals[work.turn], *side = work.side[work.turn];
+        if (call.h) {
             int64_t tall = Halves<V>::tile_row(call.rank, 2), deep = Halves<V>::deep(call.rank);
             const auto* h = static_cast<const uint8_t*>(rows.h) + row / kTileRows * tall;
             multiply_tiles<2, Both>({h, 64, kTileBytes, tall}, call.up + panel * deep * 32 * P::kColumns, 2 * deep, side);
         }
         const int64_t* place = rows.code.rows + row;
-        for (int64_t g = 0; g < groups; g += kBatch * wide) {
-            int64_t batch = std::min(kBatch, (groups - g) / wide);
-            for (int64_t i = 0; i < batch; ++i) {
-                int64_t at = g + i * wide;
-                const int8_t* code = rows.codes + place[0] + rows.code.groups[at];
-                TileRows codes = {code, rows.line, rows.step, Both ? place[kTileRows] - place[0] : 0};
-                multiply_tiles<0, Both>(codes, weight + at * kGroup * P::kColumns, wide, sums + i * kPair * kPair);
+        int64_t groups = call.k / kGroup, count = std::min(kPair, rows.count - row);
+        int64_t share = (work.unit.count - work.unit.done + groups - 1) / groups;
+        auto multiply = [&](int64_t g, void* sums) {
+            TileRows codes = {rows.codes + place[0] + rows.code.groups[g], rows.line, rows.step, Both ? place[kTileRows] - place[0] : 0};
+            multiply_tiles<0, Both>(codes, weight + g * kGroup * P::kColumns, work.wide, sums, 4 * kPair, [&] { finish(work, share); });
+        };
+        if (work.whole) {
+            multiply(0, totals);
+        } else {
+            for (int64_t g = 0; g < groups; g += kBatch * work.wide) {
+                int64_t batch = std::min(kBatch, (groups - g) / work.wide);
+                for (int64_t i = 0; i < batch; ++i) multiply(g + i * work.wide, work.sums + i * kPair * kPair);
+                tiles<kBatch>(batch, [&](auto N, int64_t) {
+                    (rows.scaled ? &add<N.value, true> : &add<N.value, false>)(work, row, count, panel, g, totals);
+                });
             }
-            tiles<kBatch>(batch, [&](auto N, int64_t) {
-                (rows.scaled ? &add<N.value, true> : &add<N.value, false>)(call, rows, row, count, panel, g, wide, sums, totals);
-            });
         }
-        bool more = Product<V>::more_to_do(call, rows, panel);
-        const float* bias = call.bias ? call.bias + panel * P::kColumns : nullptr;
-        auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
-        for (int64_t r = 0; r < count; ++r) {
-            auto scale = V::set(rows.scaled ? 1.0f : rows.scales[row + r]);
-            auto low = V::fma(V::load(totals + r * kPair), scale, b_low);
-            auto high = V::fma(V::load(totals + r * kPair + V::width), scale, b_high);
-            if (call.h) {
-                low = V::add(low, V::load(side + r * kPair));
-                high = V::add(high, V::load(side + r * kPair + V::width));
-            }
-            if (more)
-                Product<V>::leave(call, rows, row + r, first, panel, low, high);
-            else
-                Product<V>::put(call, rows, row + r, first, panel, low, high);
-        }
-    }
-
-    // Multiply-adds done in `rounds` rounds on tiles alone.
-    static double ceiling(int64_t rounds) {
-        TilesInUse in_use;
-        for (int64_t i = 0; i < rounds; ++i) {
-            _tile_dpbssd(0, 4, 6);
-            _tile_dpbssd(1, 4, 7);
-            _tile_dpbssd(2, 5, 6);
-            _tile_dpbssd(3, 5, 7);
-        }
-        return double(rounds) * kPair * kPair * kGroup;
+        finish(work, kPair);
+        work.unit = {row, count, panel, 0, totals, side};
     }
 
     // N sums as what they stand for, on top of what came before group g.
     template <int N, bool Scaled>
-    static void add(const ProductCall& call, const Rows& rows, int64_t row, int64_t count, int64_t panel, int64_t g, int64_t wide,
-                    const int32_t* sums, float* totals) {
+    static void add(const Work& work, int64_t row, int64_t count, int64_t panel, int64_t g, float* totals) {
+        const ProductCall& call = work.call;
+        const Block& rows = work.rows;
         const float *scales[N], *own = call.weight_scales + panel * call.weight_groups * P::kColumns;
+        const int32_t* sums = work.sums;
         int64_t groups = call.k / kGroup, places[N] = {};
         for (int i = 0; i < N; ++i) {
-            scales[i] = own + (g + i * wide) * call.weight_groups / groups * P::kColumns;
-            if constexpr (Scaled) places[i] = rows.scale.groups[g + i * wide];
+            scales[i] = own + (g + i * work.wide) * call.weight_groups / groups * P::kColumns;
+            if constexpr (Scaled) places[i] = rows.scale.groups[g + i * work.wide];
         }
         for (int64_t r = 0; r < count; ++r, sums += kPair, totals += kPair) {
             auto low = g ? V::load(totals) : V::zero(), high = g ? V::load(totals + V::width) : V::zero();
@@ -165,6 +174,58 @@ struct TileProduct {
             V::store(totals, low);
             V::store(totals + V::width, high);
         }
+    }
+
+    // Up to `count` more rows of what is not finished.
+    static void finish(Work& work, int64_t count) {
+        int64_t from = work.unit.done, to = std::min(from + count, work.unit.count);
+        if (from == to) return;
+        finish_rows(work, from, to);
+        work.unit.done = to;
+    }
+
+    // The scales that are left, the low-rank branch, the bias, and what product.h does with a row.
+    [[gnu::noinline]] static void finish_rows(Work& work, int64_t from, int64_t to) {
+        const ProductCall& call = work.call;
+        const Block& rows = work.rows;
+        const Unit unit = work.unit;
+        const float *bias = call.bias ? call.bias + unit.panel * P::kColumns : nullptr, *own = call.weight_scales + unit.panel * P::kColumns;
+        auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
+        auto w_low = work.whole ? V::load(own) : V::zero(), w_high = work.whole ? V::load(own + V::width) : V::zero();
+        bool more = Product<V>::more_to_do(call, rows, unit.panel);
+        for (int64_t r = from; r < to; ++r) {
+            const float* totals = unit.totals + r * kPair;
+            auto low = V::load(totals), high = V::load(totals + V::width);
+            if (work.whole) {
+                low = V::mul(V::to_float(V::as_ints(low)), w_low);
+                high = V::mul(V::to_float(V::as_ints(high)), w_high);
+            }
+            auto scale = V::set(rows.scaled ? 1.0f : rows.scales[unit.row + r]);
+            low = V::fma(low, scale, b_low);
+            high = V::fma(high, scale, b_high);
+            if (call.h) {
+                low = V::add(low, V::load(unit.side + r * kPair));
+                high = V::add(high, V::load(unit.side + r * kPair + V::width));
+            }
+            if (work.next)
+                work.next->take(call, rows, unit.row + r, unit.panel, low, high);
+            else if (more)
+                Product<V>::leave(call, rows, unit.row + r, work.first, unit.panel, low, high);
+            else
+                Product<V>::put(call, rows, unit.row + r, work.first, unit.panel, low, high);
+        }
+    }
+
+    // Multiply-adds done in `rounds` rounds on tiles alone.
+    static double ceiling(int64_t rounds) {
+        TilesInUse in_use;
+        for (int64_t i = 0; i < rounds; ++i) {
+            _tile_dpbssd(0, 4, 6);
+            _tile_dpbssd(1, 4, 7);
+            _tile_dpbssd(2, 5, 6);
+            _tile_dpbssd(3, 5, 7);
+        }
+        return double(rounds) * kPair * kPair * kGroup;
     }
 };
 

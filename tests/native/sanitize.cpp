@@ -82,7 +82,7 @@ void quantize(const KernelTable* table) {
 void product(const KernelTable* table) {
     static const int kinds[] = {4, 8, 32};
     int bits = kinds[draw(0, 2)];
-    int64_t m = draw(1, 120), n = draw(1, 90), groups = draw(1, 20), k = 64 * groups, rank = draw(0, 1) ? draw(1, 40) : 0;
+    int64_t m = draw(1, 120), n = draw(0, 3) ? draw(1, 90) : 64 * draw(1, 2), groups = draw(1, 20), k = 64 * groups, rank = draw(0, 1) ? draw(1, 40) : 0;
     if (bits == 32) rank = 0;
     int weight_bits = bits != 32 && table->wide_sums && draw(0, 1) ? 8 : 4;
     Window window{};
@@ -129,6 +129,18 @@ void product(const KernelTable* table) {
                      weight_scales.data(), whole ? wholes.data() : nullptr, draw(0, 1) ? bias.data() : nullptr, rank ? h.data() : nullptr,
                      rank ? up.data() : nullptr, up_scales.data(), gathered ? &window : nullptr, m, n, k, rank, scale_groups, weight_groups, bits,
                      weight_bits, int32_t(draw(0, 3)), spread(), spread(), y.data()};
+    if (table->tiles && bits == 8 && !gathered && n % 64 == 0) {
+        QuantizeCall next{};
+        auto smooth = floats(n);
+        auto down = words(panels_of(table, 40) * n);
+        std::vector<int8_t> next_codes(m * n);
+        std::vector<float> next_scales(m), next_h(m * 40);
+        next.smooth = draw(0, 1) ? smooth.data() : nullptr, next.down = down.data(), next.m = m, next.k = n, next.rank = 40, next.bits = 8;
+        next.codes = next_codes.data(), next.scales = next_scales.data(), next.h = draw(0, 1) ? next_h.data() : nullptr;
+        call.next = &next, call.y = nullptr;
+        aq_product(table, &call, int(draw(1, 4)));
+        return;
+    }
     aq_product(table, &call, 1);
 }
 
