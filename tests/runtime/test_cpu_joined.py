@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -89,3 +90,16 @@ def test_where_there_is_no_such_kernel() -> None:
     assert amx.joins(1024, "int8")
     assert not amx.joins(1000, "int8"), "not whole groups"
     assert not amx.joins(1024, "int4-g64"), "its groups have scales of their own"
+
+
+def test_a_bound_call_keeps_what_it_writes_to() -> None:
+    weight, codes = FORMATS["int8"].encode(torch.randn(64, 64)), FORMATS["int8"].encode(torch.randn(3, 64))
+    kernel = kernel_of(Slot, Slot, *weight, formats=["int8", "int8"], dtype=torch.float32, into="int8")
+    results = kernel.results(*codes)
+    alive = weakref.ref(results[0])
+    run = kernel.bind(results, *codes)
+    del results
+    assert alive() is not None
+    run()
+    del run
+    assert alive() is None
