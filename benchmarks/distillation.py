@@ -273,7 +273,7 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
 def polished_student(name: str, teacher: Checkpoint, label: str, options: argparse.Namespace) -> Any:
     """All weights learn for two thirds of the iterations, then they are quantized, and the branch learns for the last third.
 
-    It has less to learn than one that begins at the teacher: at more than a fifth of that one's rate it gets worse.
+    It has less to learn than one that begins at the teacher, and at that one's rate it unlearns.
     """
     last = options.iterations // 3
     first, rest = (argparse.Namespace(**{**vars(options), "iterations": n}) for n in (options.iterations - last, last))

@@ -104,8 +104,8 @@ struct ProductCall {
     int64_t m, n, k, rank, scale_groups, weight_groups;
     int32_t bits, weight_bits, activation;
     Spread gate, residual;  // of n numbers: y = activation(...) * gate + residual; null with floats
-    float* y;               // (m, n)
-    const QuantizeCall* next;  // what reads y, in 8 bits with at most smoothing before it: done in place of writing y. Or null. With tiles alone
+    float* y;               // (m, n); null with `next`
+    const QuantizeCall* next;  // what alone reads y, to 8 bits with at most smoothing before it; or null. With tiles alone
     int64_t threads;           // that share the work; no number depends on it
 };
 

@@ -178,6 +178,7 @@ struct Product {
         V::stream(y + V::width, high);
     }
 
+    // One row's activation, gate and residual, in registers.
     [[gnu::always_inline]] static void finish_row(const ProductCall& call, const Rows& rows, int64_t row, int64_t column,
                                                   Float& low, Float& high) {
         int64_t left = call.n - column;

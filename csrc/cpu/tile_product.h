@@ -114,6 +114,7 @@ struct TileProduct {
         explicit Work(const ProductCall& call) : call(call), unit{}, turn(0) {}
     };
 
+    // 32 rows by a panel, or 16: they are the next unit.
     template <bool Both>
     static void pair(Work& work, int64_t row, int64_t panel, const int8_t* weight) {
         const ProductCall& call = work.call;
@@ -189,7 +190,8 @@ struct TileProduct {
         const ProductCall& call = work.call;
         const Block& rows = work.rows;
         const Unit unit = work.unit;
-        const float *bias = call.bias ? call.bias + unit.panel * P::kColumns : nullptr, *own = call.weight_scales + unit.panel * P::kColumns;
+        const float* bias = call.bias ? call.bias + unit.panel * P::kColumns : nullptr;
+        const float* own = call.weight_scales + unit.panel * P::kColumns;
         auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
         auto w_low = work.whole ? V::load(own) : V::zero(), w_high = work.whole ? V::load(own + V::width) : V::zero();
         bool more = Product<V>::more_to_do(call, rows, unit.panel);
