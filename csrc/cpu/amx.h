@@ -38,15 +38,15 @@ struct TileRows {
 };
 
 // sums (16 or 32, 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep; rows of sums are `pitch` bytes apart. A panel
-// has four bytes, or two bfloat16, of each column side by side. With `Parts` 0 numbers are bytes; else they are bfloat16, those of
-// rows in so many parts: a tile each, by one of the panel.
+// has four bytes, or two bfloat16, of each column side by side: `Number` is int8_t or, for bfloat16, uint16_t.
 // `meanwhile()` runs with every tile of a row: vectors work beside tiles.
-template <int Parts, bool Both, class F>
+template <class Number, bool Both, class F>
 [[gnu::always_inline]] inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums, int64_t pitch,
                                                   F&& meanwhile) {
     const auto* a = static_cast<const uint8_t*>(rows.first);
     const auto* b = static_cast<const uint8_t*>(panel);
     auto* out = static_cast<uint8_t*>(sums);
+    constexpr bool kBytes = std::is_same_v<Number, int8_t>;
     constexpr int kLine = 4 * kPair;  // bytes of a line of the panel
     asm volatile("" : : : "memory");  // g++ does not know that loading a tile reads memory
     _tile_zero(0);
@@ -55,27 +55,24 @@ template <int Parts, bool Both, class F>
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (int64_t i = 0; i < count; ++i, a += rows.step) {
-        if (Parts < 2 || i % 2 == 0) {
-            _tile_loadd(6, b, kLine);
-            _tile_loadd(7, b + 64, kLine);
-            b += kLine * 16;
-        }
+    for (int64_t i = 0; i < count; ++i, a += rows.step, b += kLine * 16) {
+        _tile_loadd(6, b, kLine);
+        _tile_loadd(7, b + 64, kLine);
         _tile_loadd(4, a, rows.line);
-        if constexpr (Both) _tile_loadd(5, a + rows.apart, rows.line);
-        if constexpr (Parts) {
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
-        } else {
+        if constexpr (kBytes) {
             _tile_dpbssd(0, 4, 6);
             _tile_dpbssd(1, 4, 7);
+        } else {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
         }
-        if constexpr (Both && Parts) {
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
+        if constexpr (Both) _tile_loadd(4, a + rows.apart, rows.line);
+        if constexpr (Both && kBytes) {
+            _tile_dpbssd(2, 4, 6);
+            _tile_dpbssd(3, 4, 7);
         } else if constexpr (Both) {
-            _tile_dpbssd(2, 5, 6);
-            _tile_dpbssd(3, 5, 7);
+            _tile_dpbf16ps(2, 4, 6);
+            _tile_dpbf16ps(3, 4, 7);
         }
         meanwhile();
     }
@@ -87,9 +84,23 @@ template <int Parts, bool Both, class F>
     }
 }
 
-template <int Parts, bool Both>
+template <class Number, bool Both>
 inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums, int64_t pitch = 4 * kPair) {
-    multiply_tiles<Parts, Both>(rows, panel, count, sums, pitch, [] {});
+    multiply_tiles<Number, Both>(rows, panel, count, sums, pitch, [] {});
+}
+
+// sums (16, 16) of a square = rows of bfloat16, one tile after the other, x half a panel: what may run between two steps of
+// multiply_tiles.
+[[gnu::always_inline]] inline void multiply_tile(const void* rows, const void* panel, int64_t count, float* sums) {
+    const auto *a = static_cast<const uint8_t*>(rows), *b = static_cast<const uint8_t*>(panel);
+    asm volatile("" : : : "memory");
+    _tile_zero(5);
+    for (int64_t i = 0; i < count; ++i, a += kTileBytes, b += 4 * kPair * 16) {
+        _tile_loadd(4, a, 64);
+        _tile_loadd(6, b, 4 * kPair);
+        _tile_dpbf16ps(5, 4, 6);
+    }
+    _tile_stored(5, sums, 4 * kPair);
 }
 
 // body(whether both of two tiles hold rows, row) for every 32 rows.

@@ -8,7 +8,7 @@ namespace {
 
 struct Avx512Amx : Avx512Vnni {
     static constexpr bool has_tiles = true;
-    static constexpr int64_t many_rows = kTileRows;
+    static constexpr int64_t many_rows = kPair;
 
     static Int load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
     static Int as_ints(Float a) { return _mm512_castps_si512(a); }

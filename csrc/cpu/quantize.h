@@ -22,7 +22,8 @@ struct Quantize {
 
     // Rows a task: what they become stays in the cache between their codes and their projection.
     static int64_t block(const QuantizeCall& call) {
-        return std::clamp<int64_t>(65536 / call.k / V::many_rows * V::many_rows, V::many_rows, 48);
+        constexpr int64_t kMost = 48 / V::many_rows;
+        return std::clamp<int64_t>(65536 / call.k / V::many_rows, 1, kMost) * V::many_rows;
     }
 
     static int64_t tasks(const QuantizeCall& call) { return (call.m + block(call) - 1) / block(call); }
@@ -45,7 +46,11 @@ struct Quantize {
         auto inverse = V::set(1.0f / scale);
         int8_t* codes = call.codes + row * call.k;
         call.scales[row] = scale;
-        for (int64_t i = 0; i < call.k; i += V::width) V::store_codes(codes + i, V::mul(V::load(x + i), inverse));
+        const float* next = call.x + (row + 1) * call.k;  // fetched while this one needs no memory
+        for (int64_t i = 0; i < call.k; i += V::width) {
+            __builtin_prefetch(next + i);
+            V::store_codes(codes + i, V::mul(V::load(x + i), inverse));
+        }
         return largest;
     }
 

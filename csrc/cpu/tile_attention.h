@@ -83,7 +83,7 @@ struct TileAttention {
         for (int64_t key = 0; key < keys; key += P::kColumns)
             tile_pairs(count, [&](auto Both, int64_t row) {
                 TileRows from = {queries + row * deep * H::kDeep, 64, kTileBytes, deep * kTileBytes};
-                multiply_tiles<1, Both.value>(from, head.keys + (first + key) * deep * H::kDeep, deep, scores + row * pitch + key, 4 * pitch);
+                multiply_tiles<Number, Both.value>(from, head.keys + (first + key) * deep * H::kDeep, deep, scores + row * pitch + key, 4 * pitch);
             });
         int64_t known = std::min(keys, call.keys - first);
         for (int64_t i = 0; i < count; ++i) {
@@ -100,7 +100,7 @@ struct TileAttention {
         for (int64_t column = 0; column < call.width; column += P::kColumns)
             tile_pairs(count, [&](auto Both, int64_t row) {
                 TileRows from = {weights + row * keys, 64, kTileBytes, keys * 2 * kTileRows};
-                multiply_tiles<1, Both.value>(from, head.values + column * wide(call) + first * P::kColumns, keys / H::kDeep, sums);
+                multiply_tiles<Number, Both.value>(from, head.values + column * wide(call) + first * P::kColumns, keys / H::kDeep, sums);
                 for (int64_t r = 0; r < std::min(kPair, count - row); ++r) {
                     float* to = y + (row + r) * call.heads * call.width + column;
                     auto low = V::load(sums + r * kPair), high = V::load(sums + r * kPair + V::width);

@@ -46,7 +46,7 @@ struct TileNext {
             high = V::mul(high, V::load(call.smooth + column + V::width));
         }
         largest[row].lanes = V::larger_magnitude(V::larger_magnitude(largest[row].lanes, low), high);
-        Number* to = Branch::place(row, call.k, 1, block) + panel * (kTileBytes / 2);
+        Number* to = Branch::place(row, call.k, block) + panel * (kTileBytes / 2);
         V::store_halves(low, to);
         V::store_halves(high, to + V::width);
     }
@@ -57,7 +57,7 @@ struct TileNext {
             float scale = group_scale(float_of(V::largest_lane(largest[row].lanes)), 127.0f);
             auto inverse = V::set(1.0f / scale);
             call.scales[first + row] = scale;
-            const Number* from = Branch::place(row, call.k, 1, block);
+            const Number* from = Branch::place(row, call.k, block);
             int8_t* codes = call.codes + (first + row) * call.k;
             for (int64_t i = 0; i < call.k; i += P::kColumns, from += kTileBytes / 2) {
                 V::store_codes(codes + i, V::mul(V::load_halves(from), inverse));

@@ -20,6 +20,7 @@ struct TileProduct {
     static constexpr int64_t kSmallest = 4 << 20;  // multiply-adds that are worth a task
     static constexpr int64_t kCached = 1200 << 10;  // bytes of a block's codes, which stay in the second-level cache
     static constexpr int64_t kMost = 1024;  // rows of a block
+    static constexpr int64_t kAtOnce = 4;  // rows that vectors finish beside tiles of a step: all, before the cache forgets them
     static constexpr int64_t kBatch = 2;  // sums in memory, before they are added up in registers
 
     static Cut cut(const ProductCall& call) {
@@ -96,7 +97,6 @@ struct TileProduct {
         int64_t row, count, panel;
         int64_t done;         // rows that are finished
         const float* totals;  // integers where one scale a column is all that they lack
-        const float* side;    // the low-rank branch
     };
 
     // What one thread has at hand. While tiles multiply, vectors finish the unit before.
@@ -109,7 +109,7 @@ struct TileProduct {
         Unit unit;
         int turn;
         alignas(64) int32_t sums[kBatch * kPair * kPair];
-        alignas(64) float totals[2][kPair * kPair], side[2][kPair * kPair];
+        alignas(64) float totals[2][kPair * kPair], side[kPair * kPair];
 
         explicit Work(const ProductCall& call) : call(call), unit{}, turn(0) {}
     };
@@ -119,19 +119,20 @@ struct TileProduct {
     static void pair(Work& work, int64_t row, int64_t panel, const int8_t* weight) {
         const ProductCall& call = work.call;
         const Block& rows = work.rows;
-        work.turn ^= 1;
-        float *totals = work.totals[work.turn], *side = work.side[work.turn];
-        if (call.h) {
-            int64_t tall = Halves<V>::tile_row(call.rank, 2), deep = Halves<V>::deep(call.rank);
-            const auto* h = static_cast<const uint8_t*>(rows.h) + row / kTileRows * tall;
-            multiply_tiles<2, Both>({h, 64, kTileBytes, tall}, call.up + panel * deep * 32 * P::kColumns, 2 * deep, side);
-        }
+        if (!work.whole) work.turn ^= 1;
+        float* totals = work.totals[work.turn];
         const int64_t* place = rows.code.rows + row;
         int64_t groups = call.k / kGroup, count = std::min(kPair, rows.count - row);
-        int64_t share = (work.unit.count - work.unit.done + groups - 1) / groups;
+        int64_t share = std::max(kAtOnce, (kPair + groups - 1) / groups), left = !call.h ? 0 : Both ? 4 : 2;  // tiles of the branch
+        auto meanwhile = [&] {
+            if (work.unit.done < work.unit.count)
+                finish(work, share);
+            else if (left)
+                project(work, row, panel, --left);
+        };
         auto multiply = [&](int64_t g, void* sums) {
             TileRows codes = {rows.codes + place[0] + rows.code.groups[g], rows.line, rows.step, Both ? place[kTileRows] - place[0] : 0};
-            multiply_tiles<0, Both>(codes, weight + g * kGroup * P::kColumns, work.wide, sums, 4 * kPair, [&] { finish(work, share); });
+            multiply_tiles<int8_t, Both>(codes, weight + g * kGroup * P::kColumns, work.wide, sums, 4 * kPair, meanwhile);
         };
         if (work.whole) {
             multiply(0, totals);
@@ -144,8 +145,16 @@ struct TileProduct {
                 });
             }
         }
-        finish(work, kPair);
-        work.unit = {row, count, panel, 0, totals, side};
+        while (left) project(work, row, panel, --left);
+        work.unit = {row, count, panel, 0, totals};
+    }
+
+    // 16 rows by 16 columns of the low-rank branch, in tiles that multiply_tiles leaves free between two of its steps.
+    static void project(Work& work, int64_t row, int64_t panel, int64_t tile) {
+        int64_t below = tile / 2, beside = tile % 2, deep = Halves<V>::deep(work.call.rank);
+        const auto* h = static_cast<const uint8_t*>(work.rows.h) + (row / kTileRows + below) * deep * kTileBytes;
+        const int16_t* up = work.call.up + panel * deep * 32 * P::kColumns + beside * 2 * kTileRows;
+        multiply_tile(h, up, deep, work.side + below * kTileRows * kPair + beside * kTileRows);
     }
 
     // N sums as what they stand for, on top of what came before group g.
@@ -206,8 +215,8 @@ struct TileProduct {
             low = V::fma(low, scale, b_low);
             high = V::fma(high, scale, b_high);
             if (call.h) {
-                low = V::add(low, V::load(unit.side + r * kPair));
-                high = V::add(high, V::load(unit.side + r * kPair + V::width));
+                low = V::add(low, V::load(work.side + r * kPair));
+                high = V::add(high, V::load(work.side + r * kPair + V::width));
             }
             if (work.next)
                 work.next->take(call, rows, unit.row + r, unit.panel, low, high);

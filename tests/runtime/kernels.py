@@ -26,11 +26,27 @@ def rows(seed: int, m: int, k: int) -> torch.Tensor:
     return x
 
 
-def assert_near(found: torch.Tensor, meaning, *arguments, rtol: float = 1e-4, **options) -> None:
-    """To 1e-4 of the largest number that goes into the activation: what a GELU leaves far below zero is of no size."""
+def assert_near(
+    found: torch.Tensor, meaning, *arguments, rtol: float = 1e-4, rounded: torch.Tensor | float = 0.0, **options
+) -> None:
+    """To 1e-4 of the largest number that goes into the activation: what a GELU leaves far below zero is of no size.
+
+    And to `rounded`, what roundings that the meaning does not have can do to each number.
+    """
     expected = meaning(*arguments, **options)
     plain = meaning(*arguments, **{**options, "activation": None}) if options.get("activation") else expected
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=1e-4 * plain.abs().max().item())
+    bound = rtol * expected.abs() + 1e-4 * plain.abs().max() + rounded
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert ((found - expected).abs() <= bound).all()
+
+
+def branch_rounding(kernels: str, meaning, codes, weight, h, up, **options) -> torch.Tensor | float:
+    """What h comes to at most that tiles read in bfloat16: no number is off by more than 2^-8 of itself."""
+    if h is None or not target(kernels).kernels.tiles:
+        return 0.0
+    nothing = codes.codes, torch.zeros_like(codes.scales)
+    return 2.0**-8 * meaning(*nothing, *weight, None, h.abs(), up.abs(), **{**options, "activation": None})
 
 
 def assert_projected(kernels: str, h: torch.Tensor, x: torch.Tensor, down: torch.Tensor) -> None:

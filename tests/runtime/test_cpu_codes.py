@@ -13,7 +13,7 @@ from aquatint.runtime.cpu import Cpu
 from aquatint.runtime.native import KERNEL_SETS, kernel_set
 from aquatint.runtime.ops import Slot
 
-from .kernels import assert_near, assert_projected, rows, target
+from .kernels import assert_near, assert_projected, branch_rounding, rows, target
 
 pytestmark = pytest.mark.native
 
@@ -91,7 +91,8 @@ def test_gemm(
     kernel = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight, bias, Slot if rank else None, up), options)
     assert kernel is not None
     y = kernel(*codes, h) if rank else kernel(*codes)
-    assert_near(y, ops.gemm, *codes, *weight, bias, h, up, **options)
+    rounded = branch_rounding(kernels, ops.gemm, codes, weight, h, up, **options)
+    assert_near(y, ops.gemm, *codes, *weight, bias, h, up, **options, rounded=rounded)
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
@@ -111,7 +112,8 @@ def test_gemm_by_bytes(kernels: str, seed: int, m: int, n: int, groups: int, ran
     if kernel is None:
         return
     y = kernel(*codes, h) if rank else kernel(*codes)
-    assert_near(y, ops.gemm, *codes, *weight, None, h, up, **options)
+    rounded = branch_rounding(kernels, ops.gemm, codes, weight, h, up, **options)
+    assert_near(y, ops.gemm, *codes, *weight, None, h, up, **options, rounded=rounded)
 
 
 @pytest.mark.parametrize("kernels", ["plain", "avx512-vnni"])
@@ -194,7 +196,8 @@ def test_conv2d(kernels, stored, format, seed, image, groups, n, taps, stride, p
     kernel = target(kernels).lower("aquatint::conv2d", (Slot, Slot, *weight, bias, Slot if rank else None, up), options)
     assert kernel is not None
     y = kernel(*codes, h) if rank else kernel(*codes)
-    assert_near(y, ops.conv2d, *codes, *weight, bias, h, up, **options)
+    rounded = branch_rounding(kernels, ops.conv2d, codes, weight, h, up, **options)
+    assert_near(y, ops.conv2d, *codes, *weight, bias, h, up, **options, rounded=rounded)
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
