@@ -1,6 +1,6 @@
 """aquatint: a compression compiler for diffusion models.
 
-small = aquatint.optimize(model, "svdq-w4a8-r32", calibrate=run)
+small = aquatint.optimize(model, calibrate=run)
 small.save("out.aq")
 small = aquatint.load("out.aq")
 """

@@ -22,7 +22,7 @@ from aquatint.compiler.recipe import Recipe
 from aquatint.compiler.report import assemble, with_costs
 from aquatint.compiler.statistics import Calibration
 from aquatint.compiler.verify import shapes
-from aquatint.passes.recipes import recipe_named
+from aquatint.passes.recipes import DEFAULT, recipe_named
 from aquatint.runtime import target_named
 from aquatint.sampling import check_times
 
@@ -33,7 +33,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 def optimize(
     model: Any,
-    recipe: str | Recipe = "svdq-w4a8-r32",
+    recipe: str | Recipe = DEFAULT,
     calibrate: Callable[[Any], object] | None = None,
     *,
     sampler: Any = None,
@@ -47,7 +47,7 @@ def optimize(
 
     model      an nn.Module, what `distill` returned, or a whole diffusers pipeline: its denoiser is compressed and replaced,
                and the pipeline is returned
-    recipe     a preset's name ("svdq-w4a8-r32", "svdq-w4a8-r32-whole", "svdq-w4a4-r32", "nvfp4-r32", "w4a16", "w8a8", "w8a16"),
+    recipe     a preset's name ("svdq-w4a8-r32-whole", "svdq-w4a8-r32", "svdq-w4a4-r32", "nvfp4-r32", "w4a16", "w8a8", "w8a16"),
                or a Recipe
     calibrate  called with `model`; whatever it does with it shows the inputs to expect. Without it, a pipeline is run on
                a few prompts or labels, and a diffusers model is sampled from noise over all time steps of `sampler`

@@ -22,7 +22,13 @@ from benchmarks.peers.stored import STORED, Stored
 from benchmarks.records import markdown, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
-CASES = ("fashion-dit", "fashion-unet", "DiT-XL/2, 4 blocks, 256 tokens", "DiT-XL/2, 12 blocks, 256 tokens")
+CASES = (
+    "fashion-dit",
+    "fashion-unet",
+    "DiT-XL/2, 4 blocks, 256 tokens",
+    "DiT-XL/2, 12 blocks, 256 tokens",
+    "DiT-XL/2, 28 blocks, 256 tokens",
+)
 
 
 def main() -> None:

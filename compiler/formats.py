@@ -15,6 +15,10 @@ from torch import Tensor
 
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LARGEST_WHOLE = 16  # of a group's scale: times a code it stays within a byte, and with 128 on top it is not negative
+BY_ROW = {
+    "e4m3": (torch.float32, torch.float8_e4m3fn),
+    "whole": (torch.bfloat16, torch.uint8),
+}  # scales of a row, and of its groups
 SMALLEST_SCALE = 1e-30  # below this a group counts as zero; its inverse would overflow
 
 
@@ -33,8 +37,8 @@ class NumberFormat:
     kind      "int": two's complement, symmetric, the most negative code unused; "float": sign, exponent, mantissa
     maximum   the largest magnitude of a code
     group     how many neighbours along the last axis share a scale; None: the whole row
-    scale     what a scale is stored as: "float32", "bfloat16", or one float32 per row and on top of it, for each group, an
-              "e4m3" number or a "whole" one of 1..16
+    scale     what a scale is stored as: "float32", "bfloat16", or one for each row and on top of it one for each group: float32
+              and "e4m3", bfloat16 and a "whole" number of 1..16
     """
 
     name: str
@@ -51,7 +55,7 @@ class NumberFormat:
             raise ValueError(f"{self.name}: {self.maximum} is not the largest value of a {self.bits}-bit float")
         if self.group is not None and (self.group < 2 or self.group & (self.group - 1)):
             raise ValueError(f"{self.name}: a group of {self.group} is not a power of two")
-        if self.scale in ("e4m3", "whole") and self.group is None:
+        if self.scale in BY_ROW and self.group is None:
             raise ValueError(f"{self.name}: {self.scale} scales are for groups; a whole row takes float32")
 
     def refusal(self, width: int) -> str | None:
@@ -107,16 +111,18 @@ class NumberFormat:
         return _e2m1_table(scaled.device)[_e2m1_index(scaled)]
 
     def read_scales(self, stored: Tensor) -> Tensor:
-        """Scales as float32 (..., K/group); where there is one for a row too, it is in the first four bytes."""
-        if self.scale not in ("e4m3", "whole"):
+        """Scales as float32 (..., K/group); where there is one for a row too, it is in the first bytes."""
+        if self.scale not in BY_ROW:
             return stored.float()
         row, groups = self.split_scales(stored)
         return groups * row
 
     def split_scales(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         """The scale of each row (..., 1), and those of its groups on top of it (..., K/group), where a format has both."""
-        row, groups = (part.clone(memory_format=torch.contiguous_format) for part in (stored[..., :4], stored[..., 4:]))
-        return row.view(torch.float32), (groups.view(torch.float8_e4m3fn) if self.scale == "e4m3" else groups).float()
+        first, second = BY_ROW[self.scale]
+        parts = stored[..., : first.itemsize], stored[..., first.itemsize :]
+        row, groups = (part.clone(memory_format=torch.contiguous_format) for part in parts)
+        return row.view(first).float(), groups.view(second).float()
 
     def _grouped(self, values: Tensor) -> Tensor:
         return values.unflatten(-1, (-1, self.group or values.shape[-1]))
@@ -130,9 +136,9 @@ class NumberFormat:
         if self.scale == "bfloat16":
             return scales.bfloat16().float(), scales.bfloat16()
         if self.scale == "whole":
-            row = exact.amax(-1, keepdim=True).clamp(min=SMALLEST_SCALE) / LARGEST_WHOLE
-            whole = (exact / row).round().clamp(min=1)
-            return whole * row, torch.cat([row.contiguous().view(torch.uint8), whole.to(torch.uint8)], -1)
+            row = (exact.amax(-1, keepdim=True).clamp(min=SMALLEST_SCALE) / LARGEST_WHOLE).bfloat16()
+            whole = (exact / row.float()).round().clamp(1, LARGEST_WHOLE)
+            return whole * row.float(), torch.cat([row.contiguous().view(torch.uint8), whole.to(torch.uint8)], -1)
         row = exact.amax(-1, keepdim=True).clamp(min=SMALLEST_SCALE) / 448.0
         small = (exact / row).clamp(min=2.0**-9).to(torch.float8_e4m3fn)  # 2**-9: the smallest E4M3 above zero
         stored = torch.cat([row.contiguous().view(torch.uint8), small.view(torch.uint8)], -1)

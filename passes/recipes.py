@@ -59,13 +59,14 @@ def _preset(name: str, passes: tuple[Pass, ...], treatment: Treatment, modulatio
     return Recipe(name, passes, default_rules(treatment, Treatment(modulation)))
 
 
+DEFAULT = "svdq-w4a8-r32-whole"
 PRESETS: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         _preset("svdq-w4a4-r32", SVDQUANT, Treatment("int4-g64", "int4-g64", 32), "int4-g64"),
+        # whole group scales: what CUDA kernels and AMX multiply as integers; every other target runs them as fast as floats
+        _preset(DEFAULT, SVDQUANT, Treatment("int4-g64-whole", "int8", 32), "int4-g64-whole"),
         _preset("svdq-w4a8-r32", SVDQUANT, Treatment("int4-g64", "int8", 32), "int4-g64"),
-        # whole group scales: what the CUDA kernels multiply as integers; every other target runs them too
-        _preset("svdq-w4a8-r32-whole", SVDQUANT, Treatment("int4-g64-whole", "int8", 32), "int4-g64-whole"),
         _preset("nvfp4-r32", SVDQUANT, Treatment("nvfp4", "nvfp4", 32), "int4-g64"),
         _preset("w4a16", WEIGHTS_ONLY, Treatment("int4-g64"), "int4-g64"),
         _preset(

@@ -89,15 +89,16 @@ class GemmKernel:
         formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None, gate: Any = None, residual: Any = None,
     ) -> None:  # fmt: skip
         self.engine, self.dtype, self.epilogue, self.branch = engine, dtype, (gate, residual), int(h is not None)
-        self.bits, self.n = format_named(formats[1]).bits, len(weight)
+        stored, self.n = format_named(formats[1]), len(weight)
+        self.bits = stored.bits
         self.rank = up.shape[1] if up is not None and self.branch else 0
         whole = ceil(self.n / OUTPUTS) * OUTPUTS
         place = engine.device
         if self.bits == 8:
             self.weight, by_row = packed_bytes(weight.to(place), whole), weight_scales[:, 0]
         else:
-            self.weight = packed_nibbles(weight.to(place), weight_scales[:, 4:].to(place), whole)
-            by_row = weight_scales[:, :4].contiguous().view(torch.float32)[:, 0]
+            row, groups = stored.split_scales(weight_scales)
+            self.weight, by_row = packed_nibbles(weight.to(place), groups.to(place, torch.uint8), whole), row[:, 0]
         self.scales = F.pad(by_row.to(place, torch.float32), (0, whole - self.n))
         self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.n))
         self.up = packed_up(up.to(place), whole, slices_for(self.rank)) if up is not None and self.branch else None

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from aquatint.__main__ import main
+from aquatint.passes.recipes import DEFAULT
 
 from .zoo import build
 
@@ -54,7 +55,9 @@ def test_compile_inspect_run_bench(folder: Path, tmp_path: Path, capsys: pytest.
 def test_export_and_lint(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.aq"
     assert main(["compile", str(folder), "-o", str(out), "--calls", "2"]) == 0
-    ranges = json.loads((out / "manifest.json").read_text())["ranges"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["recipe"]["name"] == DEFAULT, "as `optimize` does it"
+    ranges = manifest["ranges"]
     assert all(low < high for both in ranges.values() for low, high in both)
     assert main(["export", str(out), "-o", str(tmp_path / "onnx"), "--weights", "w5"]) == 2
     assert not (tmp_path / "onnx").exists()

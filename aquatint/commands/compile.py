@@ -10,7 +10,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the artifact folder to write, e.g. out.aq")
-    parser.add_argument("--recipe", default="svdq-w4a8-r32", help="a preset's name (default: %(default)s)")
+    parser.add_argument("--recipe", default="svdq-w4a8-r32-whole", help="a preset's name (default: %(default)s)")
     parser.add_argument("--keep", action="append", default=[], metavar="GLOB", help="leave these sites as they are")
     parser.add_argument("--config", type=Path, help="config.json of a single safetensors file")
     parser.add_argument("--calls", type=int, default=16, help="how many calls to learn from (default: %(default)s)")

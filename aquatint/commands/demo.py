@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aquatint.quality import FeatureSpace
 
 MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
-KEPT = "svdq-w4a8-r32"
+KEPT = "svdq-w4a8-r32-whole"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

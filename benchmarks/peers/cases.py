@@ -35,6 +35,7 @@ LARGE = (
     "aquatint W4A8 r32, whole",
     "aquatint W4A4 r32",
 )
+FULL = ("torch fp32", "torch bf16", "OpenVINO bf16", "OpenVINO int8", "aquatint W4A8 r32, whole")
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ CASES = {
         Case("DiT-XL/2, 4 blocks, 256 tokens", partial(dit_xl, 4, 32)),
         Case("DiT-XL/2, 4 blocks, 1024 tokens", partial(dit_xl, 4, 64)),
         Case("DiT-XL/2, 12 blocks, 256 tokens", partial(dit_xl, 12, 32), hasty=True, only=LARGE),
+        Case("DiT-XL/2, 28 blocks, 256 tokens", partial(dit_xl, 28, 32), hasty=True, only=FULL),
         Case("SD 1.5 U-Net, 64 x 64", sd_unet, hasty=True, only=LARGE),
     )
 }

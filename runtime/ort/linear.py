@@ -49,7 +49,7 @@ def product_of_bytes(write: Writer, call: Call, x: Bytes, stored: Stored, option
 def _nibbles(write: Writer, x: ir.Value, stored: Stored) -> ir.Value:
     """DequantizeLinear by blocks and MatMul, which onnxruntime makes one MatMulNBits of; the branch apart."""
     codes = stored.codes[:, 0].T.astype(ml_dtypes.int4)
-    scales = stored.scales[:, 0].T.astype(np.float32)
+    scales = stored.steps.numbers()[:, 0].T
     weight = write(
         "DequantizeLinear", write.constant(codes, f"{stored.name}.int4"),
         write.constant(scales, f"{stored.name}.int4_scales"), axis=0, block_size=stored.group,
@@ -64,7 +64,7 @@ def _nibbles(write: Writer, x: ir.Value, stored: Stored) -> ir.Value:
 def _dequantized_bytes(write: Writer, stored: Stored) -> ir.Value:
     """Few rows read a weight of bytes: floats once it is loaded."""
     codes = write.cast(write.constant(stored.codes[:, 0].T, f"{stored.name}.int8"), ir.DataType.FLOAT)
-    return write("Mul", codes, write.constant(stored.scales[:, 0, 0], f"{stored.name}.int8_scales"))
+    return write("Mul", codes, write.constant(stored.steps.numbers()[:, 0, 0], f"{stored.name}.int8_scales"))
 
 
 def _floats(write: Writer, stored: Stored) -> ir.Value:

@@ -17,7 +17,7 @@ from aquatint.runtime.ort.options import OrtOptions
 from aquatint.runtime.ort.source import GroupNorm, Source, source_of
 from aquatint.runtime.ort.weights import dequantized
 
-KNOWN_FORMATS = ("int4-g64", "int8")
+KNOWN_FORMATS = ("int4-g64", "int4-g64-whole", "int8")
 
 
 def refusals(model: ir.Model) -> list[str]:

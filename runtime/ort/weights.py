@@ -7,6 +7,7 @@ So the branch is part of the bytes, and costs nothing when the model runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -14,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from aquatint.compiler.formats import format_named, unpack_nibbles
+from aquatint.compiler.formats import NumberFormat, format_named, unpack_nibbles
 from aquatint.runtime.ort.graph import Call, Writer
 from aquatint.runtime.ort.source import Source
 
@@ -22,8 +23,38 @@ LARGEST = 127  # of a byte's code
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Scales of groups (..., G) in the file's type, and of rows (..., 1) on top of them where a format has both."""
+
+    groups: np.ndarray
+    rows: np.ndarray | None = None
+
+    @staticmethod
+    def of(row: NumberFormat, scales: np.ndarray) -> Steps:
+        """As a format stores them."""
+        if row.scale != "whole":
+            return Steps(scales.astype(ml_dtypes.bfloat16 if row.scale == "bfloat16" else np.float32))
+        rows, groups = row.split_scales(torch.from_numpy(scales))
+        return Steps(groups.to(torch.uint8).numpy(), rows.numpy())
+
+    def laid(self, arrange: Callable[[np.ndarray], np.ndarray]) -> Steps:
+        """Each array with its axes elsewhere."""
+        return Steps(arrange(self.groups), None if self.rows is None else arrange(self.rows))
+
+    def numbers(self) -> np.ndarray:
+        """What codes are multiplied with, in float32."""
+        return self.groups.astype(np.float32) * (1 if self.rows is None else self.rows)
+
+    def written(self, write: Writer, name: str) -> ir.Value:
+        """The same, in a file."""
+        groups = write.constant(self.groups, name)
+        groups = groups if self.groups.dtype == np.float32 else write.cast(groups, ir.DataType.FLOAT)
+        return groups if self.rows is None else write("Mul", groups, write.constant(self.rows, f"{name}.rows"))
+
+
+@dataclass(frozen=True)
 class Stored:
-    """A weight as the program holds it: codes (N, T, K) int8, scales (N, T, G); a branch up (N, r), down (T, r, K) or None.
+    """A weight as the program holds it: codes (N, T, K) int8, steps (N, T, G); a branch up (N, r), down (T, r, K) or None.
 
     T are the taps of a convolution, 1 for a linear; G the groups of K that share a scale. `smooth` (K,) belongs to the weight
     where the input is not smoothed.
@@ -32,7 +63,7 @@ class Stored:
     name: str
     bits: int
     codes: np.ndarray
-    scales: np.ndarray
+    steps: Steps
     up: np.ndarray | None
     down: np.ndarray | None
     smooth: np.ndarray | None
@@ -51,20 +82,21 @@ class Stored:
         row = format_named(call.options["formats"][1])
         codes = unpacked(codes) if row.bits == 4 else codes
         codes, scales = (a.reshape(len(a), -1, a.shape[-1]) for a in (codes, scales))
+        steps = Steps.of(row, scales)
         up, down = call.array("up"), source.down
         if up is None or down is None:
-            return Stored(value.name.removesuffix(".codes"), row.bits, codes, scales, None, None, smooth)
+            return Stored(value.name.removesuffix(".codes"), row.bits, codes, steps, None, None, smooth)
         up = up.reshape(len(up), -1)
         down = down.reshape(codes.shape[1], up.shape[1], codes.shape[2])
-        return Stored(value.name.removesuffix(".codes"), row.bits, codes, scales, up, down, smooth, source.name)
+        return Stored(value.name.removesuffix(".codes"), row.bits, codes, steps, up, down, smooth, source.name)
 
     @property
     def group(self) -> int:
-        return self.codes.shape[-1] // self.scales.shape[-1]
+        return self.codes.shape[-1] // self.steps.groups.shape[-1]
 
     def dense(self) -> np.ndarray:
         """The whole weight (T K, N) in float32, with its branch, for an input that is not smoothed."""
-        weight = (self.codes.astype(np.float32) * np.repeat(self.scales, self.group, -1)).transpose(1, 2, 0)
+        weight = (self.codes.astype(np.float32) * np.repeat(self.steps.numbers(), self.group, -1)).transpose(1, 2, 0)
         weight = weight.reshape(-1, len(self.codes))
         weight = weight if self.up is None else weight + self.tall() @ self.up.T
         return weight if self.smooth is None else weight * np.tile(self.smooth.reshape(-1), self.codes.shape[1])[:, None]
@@ -98,8 +130,7 @@ def folded(write: Writer, stored: Stored) -> tuple[ir.Value, np.ndarray]:
     name, scales = stored.name, byte_scales(stored.dense())
     grouped = stored.codes.transpose(1, 2, 0).reshape(taps, -1, stored.group, outputs)
     codes = write.constant(grouped.astype(ml_dtypes.int4), f"{name}.int4")
-    steps = stored.scales.transpose(1, 2, 0)[:, :, None].astype(ml_dtypes.bfloat16)
-    steps = write.cast(write.constant(steps, f"{name}.int4_scales"), ir.DataType.FLOAT)
+    steps = stored.steps.laid(lambda a: a.transpose(1, 2, 0)[:, :, None]).written(write, f"{name}.int4_scales")
     weight = write("Mul", write.cast(codes, ir.DataType.FLOAT), steps)
     weight = write("Reshape", weight, write.indices(taps, width, outputs))
     if stored.up is not None:
@@ -128,9 +159,7 @@ def dequantized(write: Writer, call: Call) -> ir.Value:
     assert codes is not None
     assert scales is not None
     small = unpacked(codes).astype(ml_dtypes.int4) if row.bits == 4 else codes
-    grouped = small.reshape(*scales.shape, -1)
+    steps = Steps.of(row, scales).laid(lambda a: a[..., None])
+    grouped = small.reshape(*steps.groups.shape[:-1], -1)
     wide = write.cast(write.constant(grouped, f"{value.name}.grouped"), ir.DataType.FLOAT)
-    steps = scales[..., None].astype(ml_dtypes.bfloat16 if row.scale == "bfloat16" else np.float32)
-    factor = write.constant(steps, f"{value.name}.steps")
-    factor = write.cast(factor, ir.DataType.FLOAT) if row.scale == "bfloat16" else factor
-    return write("Reshape", write("Mul", wide, factor), write.indices(*small.shape))
+    return write("Reshape", write("Mul", wide, steps.written(write, f"{value.name}.steps")), write.indices(*small.shape))

@@ -45,7 +45,7 @@ def test_architecture(name: str, tmp_path: Path) -> None:
 def test_shipped_models(folder: str, least: float, tmp_path: Path) -> None:
     """Calibrated by their own sampler, on images that calibration did not see, with the preset's full search."""
     found = open_checkpoint(MODELS / folder)
-    model = aquatint.optimize(found.model, "svdq-w4a8-r32", sampler=found.scheduler, target="reference")
+    model = aquatint.optimize(found.model, sampler=found.scheduler, target="reference")
     written = export_onnx(model, tmp_path)
     torch.manual_seed(1)
     inputs = [torch.randn(3, 1, 28, 28), torch.tensor([900, 500, 20]), torch.tensor([3, 7, 10])]
@@ -107,7 +107,7 @@ def test_a_scale_for_each_row_is_nearer(dit, tmp_path: Path) -> None:
 
 
 def test_other_presets(tmp_path: Path) -> None:
-    for recipe, least in (("svdq-w4a4-r32", 20), ("w8a8", 38), ("w4a16", 38), ("w8a16", 38)):
+    for recipe, least in (("svdq-w4a8-r32-whole", 38), ("svdq-w4a4-r32", 20), ("w8a8", 38), ("w4a16", 38), ("w8a16", 38)):
         model = compressed("dit", recipe)
         inputs = inputs_of(model, "dit", seed=3)
         opened = session(export_onnx(model, tmp_path / recipe).path)
