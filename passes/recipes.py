@@ -15,9 +15,10 @@ from aquatint.passes.observe import Observe
 from aquatint.passes.quantize import Quantize
 from aquatint.passes.smooth import Smooth
 from aquatint.passes.sparse import Sparse
+from aquatint.passes.tables import Tables
 
 PASSES: dict[str, type] = {
-    p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb, Observe, Sparse)
+    p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb, Observe, Sparse, Tables)
 }
 
 SVDQUANT: tuple[Pass, ...] = (
@@ -25,12 +26,13 @@ SVDQUANT: tuple[Pass, ...] = (
     Smooth(),  # before the split: it changes what is large in the weight
     LowRankBranch(),
     Quantize(),
+    Tables(),
     Fuse(),  # looks for what the others left side by side
     Epilogue(),
     Absorb(),  # behind epilogue: an activation belongs to the product before it rather than to the quantize behind it
     Observe(),  # of what is left of the graph, nothing changes any more
 )
-WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Fuse(), Epilogue())
+WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Tables(), Fuse(), Epilogue())
 
 
 EMBEDDING = "an embedding of time, label or pooled text: everything depends on it, so its weights keep 8 bits"
@@ -71,7 +73,7 @@ PRESETS: dict[str, Recipe] = {
         _preset("w4a16", WEIGHTS_ONLY, Treatment("int4-g64"), "int4-g64"),
         _preset(
             "w8a8",
-            (Canonicalize(), Smooth(), Quantize(), Fuse(), Epilogue(), Absorb(), Observe()),
+            (Canonicalize(), Smooth(), Quantize(), Tables(), Fuse(), Epilogue(), Absorb(), Observe()),
             Treatment("int8", "int8"),
             "int8",
         ),

@@ -152,12 +152,15 @@ def branch(write: Writer, stored: Stored) -> tuple[ir.Value, ir.Value]:
 
 
 def dequantized(write: Writer, call: Call) -> ir.Value:
-    """A weight that is only stored small: floats once the file is loaded."""
+    """A weight that is only stored small: floats once the file is loaded; or rows that were looked up in one."""
     row, value = format_named(call.options["format"]), call.inputs["codes"]
     codes, scales = call.array("codes"), call.array("scales")
     assert value is not None
-    assert codes is not None
-    assert scales is not None
+    if codes is None or scales is None:
+        factor = call.inputs["scales"]
+        assert row.bits == 8
+        assert factor is not None
+        return write("Mul", write.cast(value, ir.DataType.FLOAT), factor)
     small = unpacked(codes).astype(ml_dtypes.int4) if row.bits == 4 else codes
     steps = Steps.of(row, scales).laid(lambda a: a[..., None])
     grouped = small.reshape(*steps.groups.shape[:-1], -1)
