@@ -76,12 +76,9 @@ def main() -> None:
     print(tables(results))
     if options.no_page:
         return
-    from aquatint.runtime.native import best_kernel_set
     from benchmarks.peers.plot import plot
 
-    kernels = best_kernel_set()
-    name = "cpu_peers_amx" if kernels and kernels.tiles else "cpu_peers"
-    name += "" if options.threads == THREADS else f"_on_{options.threads}"
+    name = page_name("cpu_peers", options.threads)
     commands = [f"python -m benchmarks.cpu_peers {shlex.join(sys.argv[1:])}".strip()]
     if options.add and (earlier := todays_record(name)):
         results = {**{c: earlier["cases"][c] for c in CASES if c in earlier["cases"]}, **results}
@@ -102,6 +99,15 @@ or compress the model: it says what preparing takes, not what running takes.
 """
     (ROOT / "docs" / f"{name}.md").write_text(head + tables(results))
     plot(results, ROOT / "docs" / f"{name}.png")
+
+
+def page_name(benchmark: str, threads: int) -> str:
+    """A processor with AMX has a page of its own, and so has another number of threads."""
+    from aquatint.runtime.native import best_kernel_set
+
+    kernels = best_kernel_set()
+    name = f"{benchmark}_amx" if kernels and kernels.tiles else benchmark
+    return name if threads == THREADS else f"{name}_on_{threads}"
 
 
 def _named(name: str, parts: str) -> bool:

@@ -1,7 +1,7 @@
 """How a step's time grows with tokens and with width: one block of a DiT, beside the machine's ceiling at that moment.
 
     make peers
-    python -m benchmarks.cpu_scaling       # docs/cpu_scaling.md, docs/cpu_scaling.png and a dated JSON
+    python -m benchmarks.cpu_scaling       # docs/cpu_scaling.md, .png and a dated JSON; with AMX cpu_scaling_amx
 
 The contenders of a size take turns. The ceilings do the multiply-adds of the block's products on registers alone, without those
 of attention, which grow with the square of the tokens.
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu_peers import cpu, measure, tables
+from benchmarks.cpu_peers import cpu, measure, page_name, tables
 from benchmarks.peers.cases import SCALED, SCALING
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.records import write_record
@@ -24,7 +24,8 @@ from benchmarks.records import write_record
 ROOT = Path(__file__).resolve().parent.parent
 STYLES = {
     "torch fp32": ("#4c5a67", "-"), "OpenVINO u4": ("#5f8fb4", "-"), "onnxruntime dynamic int8": ("#8fae6b", "-"),
-    "aquatint W4A8 r32": ("#b5482a", "-"), "bare integer loop": ("#b5482a", ":"), "bare FMA loop": ("#4c5a67", ":"),
+    "aquatint W4A8 r32": ("#d99a7c", "-"), "aquatint W4A8 r32, whole": ("#b5482a", "-"), "bare integer loop": ("#d99a7c", ":"),
+    "bare FMA loop": ("#4c5a67", ":"), "bare tile loop": ("#b5482a", ":"),
 }  # fmt: skip
 
 
@@ -36,18 +37,19 @@ def main() -> None:
     wanted = [CONTENDERS[name] for name in SCALED]
     cases = {case.name: case for sizes in SCALING.values() for case in sizes.values()}
     results = {name: measure(case, wanted, options) for name, case in cases.items()}
-    path = write_record("cpu_scaling", {"threads": options.threads, "turns": options.turns, "cases": results})
-    plot(results, ROOT / "docs" / "cpu_scaling.png")
+    name = page_name("cpu_scaling", options.threads)
+    path = write_record(name, {"threads": options.threads, "turns": options.turns, "cases": results})
+    plot(results, ROOT / "docs" / f"{name}.png")
     command = f"python -m benchmarks.cpu_scaling {shlex.join(sys.argv[1:])}".strip()
     head = f"""# CPU: how time grows with tokens and with width
 
 `{command}` on {cpu()}, {options.threads} threads; raw: `benchmarks/results/{path.name}`. One block of a
 DiT with random weights. The ceilings do the multiply-adds of its products on registers alone, without those of attention.
 
-![time against tokens and width](cpu_scaling.png)
+![time against tokens and width]({name}.png)
 
 """
-    (ROOT / "docs" / "cpu_scaling.md").write_text(head + tables(results))
+    (ROOT / "docs" / f"{name}.md").write_text(head + tables(results))
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -61,6 +63,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
     for axis, (label, sizes) in zip(axes, SCALING.items(), strict=True):
         for name in SCALED:
             colour, line = STYLES[name]
+            if not any("ms" in results[case.name].get(name, {}) for case in sizes.values()):
+                continue
             found = {size: results[case.name].get(name, {}).get("ms") for size, case in sizes.items()}
             axis.plot(list(found), [ms or math.nan for ms in found.values()], line, color=colour, marker="o", label=name)
         axis.set_xscale("log")

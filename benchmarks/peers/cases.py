@@ -23,6 +23,7 @@ SCALED = (
     "aquatint W4A8 r32, whole",
     "bare integer loop",
     "bare FMA loop",
+    "bare tile loop",
 )
 LARGE = (
     "torch fp32",
