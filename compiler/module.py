@@ -89,10 +89,15 @@ class CompressedModule(nn.Module):
             try:
                 return self._run(*(t.to(self.device) for t in inputs))
             except RuntimeError as error:
-                shapes = ", ".join(
-                    f"{s.path} {list(t.shape)}" for s, t in zip(self.program.interface.inputs, inputs, strict=True)
-                )
-                raise InputError(f"the program can't run on {shapes}: {error}") from error
+                raise InputError(self._refused(inputs, error)) from error
+
+    def _refused(self, inputs: list[Tensor], error: RuntimeError) -> str:
+        """What the call gave that the captured one did not; torch's own sentence names sizes from inside the model."""
+        specs = self.program.interface.inputs
+        given = ", ".join(f"{s.path} {list(t.shape)}" for s, t in zip(specs, inputs, strict=True))
+        before = [f"{s.path} {list(s.example)}" for s, t in zip(specs, inputs, strict=True) if list(s.example) != list(t.shape)]
+        known = f"; it was captured with {', '.join(before)}, and takes the sizes that the model itself takes" if before else ""
+        return f"the program can't run on {given}{known} (inside: {error})"
 
     def save(self, path: str | Path) -> None:
         """Write the artifact folder `path`; see `compiler.artifact.save`."""

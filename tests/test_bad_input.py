@@ -13,8 +13,13 @@ from torch import nn
 import aquatint
 from aquatint.checkpoint import CheckpointError, open_checkpoint
 from aquatint.compiler.artifact import VERSION
+from aquatint.compiler.capture import Example, capture
 from aquatint.compiler.errors import ArtifactError, CalibrationError, CaptureError, InputError, PassError, RecipeError
+from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.recipe import Rule, Treatment
+from aquatint.runtime import target_named
+
+from .zoo import build
 
 
 class Small(nn.Module):
@@ -258,3 +263,15 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "os.system"}))
     with pytest.raises(CheckpointError, match=r"class 'os.system'"):
         open_checkpoint(tmp_path)
+
+
+def test_sizes_that_the_model_does_not_take() -> None:
+    model, (args, kwargs) = build("unet2d")
+    program = capture(model, Example(args, kwargs), "unet2d")
+    module = CompressedModule(program, target_named("reference"), {}, {})
+    sample, *others = program.interface.flatten(args, kwargs)[0]
+    wrong = sample[..., :-1]
+    with pytest.raises(InputError) as error:
+        module.run([wrong, *others])
+    assert f"can't run on sample {list(wrong.shape)}" in str(error.value)
+    assert f"captured with sample {list(sample.shape)}" in str(error.value)
