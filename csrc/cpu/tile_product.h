@@ -20,7 +20,7 @@ struct TileProduct {
     static constexpr int64_t kSmallest = 4 << 20;  // multiply-adds that are worth a task
     static constexpr int64_t kCached = 1200 << 10;  // bytes of a block's codes, which stay in the second-level cache
     static constexpr int64_t kMost = 1024;  // rows of a block
-    static constexpr int64_t kAtOnce = 4;  // rows that vectors finish beside tiles of a step: all, before the cache forgets them
+    static constexpr int64_t kAtOnce = 4;  // rows, at least, that are finished beside a step: all before the cache forgets them
     static constexpr int64_t kBatch = 2;  // sums in memory, before they are added up in registers
 
     static Cut cut(const ProductCall& call) {
@@ -123,7 +123,8 @@ struct TileProduct {
         float* totals = work.totals[work.turn];
         const int64_t* place = rows.code.rows + row;
         int64_t groups = call.k / kGroup, count = std::min(kPair, rows.count - row);
-        int64_t share = std::max(kAtOnce, (kPair + groups - 1) / groups), left = !call.h ? 0 : Both ? 4 : 2;  // tiles of the branch
+        int64_t share = std::max(kAtOnce, (kPair + groups - 1) / groups);  // so that what it reads is not overwritten
+        int64_t left = !call.h ? 0 : Both ? 4 : 2;                         // tiles of the branch
         auto meanwhile = [&] {
             if (work.unit.done < work.unit.count)
                 finish(work, share);
