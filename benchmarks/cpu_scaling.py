@@ -59,7 +59,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(SCALING), figsize=(11, 4.4))
+    figure, axes = plt.subplots(1, len(SCALING), figsize=(11, 4.9))
     for axis, (label, sizes) in zip(axes, SCALING.items(), strict=True):
         for name in SCALED:
             colour, line = STYLES[name]
@@ -75,9 +75,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axis.set_ylabel("ms")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    axes[0].legend(fontsize=8, frameon=False)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="lower center", ncols=len(labels) // 2, fontsize=8, frameon=False)
     figure.suptitle("one block of a DiT, 2 threads", fontsize=10)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(path, dpi=120)
 
 
