@@ -34,8 +34,9 @@ from aquatint.compiler.weights import Narrow, Stored, Weights
 from aquatint.runtime import ops
 
 FORMAT = "aquatint"
-VERSION = 2
-READS = (1, VERSION)  # 1: without EXPONENTS
+VERSION = 3
+READS = (1, 2, VERSION)  # 1: without EXPONENTS; up to 2: a row's scale of OTHER_SINCE_2 in four bytes
+OTHER_SINCE_2 = "int4-g64-whole"
 EXPONENTS = ":exponents"  # behind the name of a weight in bytes
 MANIFEST, GRAPH, WEIGHTS, PAGE = "manifest.json", "graph.json", "weights.safetensors", "report.html"
 
@@ -122,6 +123,10 @@ def load(path: str | Path) -> Artifact:
                 raise ArtifactError(f"{path / name} is missing")
             if name in (GRAPH, WEIGHTS) and _digest(path / name) != digest:
                 raise ArtifactError(f"{path / name} is damaged: it is not the file that was saved with {MANIFEST}")
+        if manifest["version"] < VERSION and OTHER_SINCE_2 in (path / GRAPH).read_text():
+            raise ArtifactError(
+                f"{path} has weights in {OTHER_SINCE_2} as version {manifest['version']} stored them: compile the model again"
+            )
         stored = _read_weights(path / WEIGHTS)
         computed = {n: getattr(torch, dtype) for n, dtype in manifest["computed"].items()}
         weights = Weights(_read(stored, computed), mapped(path / WEIGHTS, list(stored.values())))

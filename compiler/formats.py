@@ -15,11 +15,9 @@ from torch import Tensor
 
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 LARGEST_WHOLE = 16  # of a group's scale: times a code it stays within a byte, and with 128 on top it is not negative
-BY_ROW = {
-    "e4m3": (torch.float32, torch.float8_e4m3fn),
-    "whole": (torch.bfloat16, torch.uint8),
-}  # scales of a row, and of its groups
 SMALLEST_SCALE = 1e-30  # below this a group counts as zero; its inverse would overflow
+# What a row's scale is stored as, and those of its groups, where a format has both.
+BY_ROW = {"e4m3": (torch.float32, torch.float8_e4m3fn), "whole": (torch.bfloat16, torch.uint8)}
 
 
 class Encoded(NamedTuple):

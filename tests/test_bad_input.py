@@ -222,10 +222,19 @@ def test_a_newer_version_and_an_output_class_from_elsewhere(artifact: Path) -> N
         aquatint.load(artifact)
 
 
-def test_an_older_version_is_read(artifact: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_version_is_read(version: int, tmp_path: Path) -> None:
+    artifact = tmp_path / "a.aq"
+    aquatint.optimize(Small(), "svdq-w4a8-r32", calibrate=run).save(artifact)
     expected = aquatint.load(artifact)(X)
-    _edit(artifact, "manifest.json", lambda m: m.update(version=1))
+    _edit(artifact, "manifest.json", lambda m: m.update(version=version))
     assert torch.equal(aquatint.load(artifact)(X), expected)
+
+
+def test_weights_that_an_older_version_stored_otherwise(artifact: Path) -> None:
+    _edit(artifact, "manifest.json", lambda m: m.update(version=2))
+    with pytest.raises(ArtifactError, match="int4-g64-whole as version 2 stored them: compile the model again"):
+        aquatint.load(artifact)
 
 
 def test_saving_loses_nothing(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ def test_gemm_quantize(stored, seed, m, columns, groups, rank, next_rank, smooth
     random = torch.Generator().manual_seed(seed)
     weight = FORMATS[stored].encode(torch.randn(n, k, generator=random))
     codes = FORMATS["int8"].encode(rows(seed, m, k).view(1, m, k))
+    # h as tiles read it: what rounding it does is tested with the product alone
     h, up = (torch.randn(1, m, rank).bfloat16().float(), torch.randn(n, rank).bfloat16()) if rank else (None, None)
     smooth = torch.rand(n, generator=random) + 0.1 if smoothed else None
     down = torch.randn(next_rank, n, generator=random).bfloat16() if next_rank else None
