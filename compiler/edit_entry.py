@@ -13,7 +13,7 @@ from aquatint.compiler.edit_facts import homes, is_affine, moves, origins, plain
 from aquatint.compiler.entries import Kept, Work
 from aquatint.compiler.errors import PassError
 from aquatint.compiler.formats import format_named
-from aquatint.compiler.multiply_adds import PRODUCTS, multiply_adds, multiply_adds_before
+from aquatint.compiler.multiply_adds import ATTENTIONS, PRODUCTS, multiply_adds, multiply_adds_before
 from aquatint.compiler.regions import Index, Lookup, Phase, Places, Reach, Region, Rest, Seen, Squares, joined
 from aquatint.compiler.row_order import from_rows, in_rows
 from aquatint.compiler.spatial import Spatial
@@ -239,7 +239,7 @@ class EditBuilder:
             return self.call(name, self.rows(node.args[0], region), sizes)  # type: ignore[arg-type]
         if packet.removeprefix("aten::") in VIEWS.split() and packet not in ("aten::contiguous", "aten::clone", "aten::alias"):
             return self.call("aten::reshape.default", self.rows(node.args[0], region), self._row_shape(node))  # type: ignore[arg-type]
-        seen_whole = node.args[1:3] if packet == "aten::scaled_dot_product_attention" else ()
+        seen_whole = node.args[1:3] if name in ATTENTIONS else ()
         by_number = packet in NUMBERS or packet in ("aten::cat", "aten::concat")
 
         def given(source: fx.Node) -> Any:

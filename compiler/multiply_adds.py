@@ -9,10 +9,11 @@ from torch import fx
 from aquatint.compiler.spatial import Spatial
 from aquatint.runtime.ops import name_of
 
+ATTENTIONS = ("aten::scaled_dot_product_attention.default", "aquatint::attention")
 OURS = ("aquatint::gemm", "aquatint::conv2d")
 PRODUCTS = (
     *OURS, "aquatint::rowwise_linear", "aquatint::rowwise_conv2d", "aquatint::rowwise_matmul",
-    "aten::scaled_dot_product_attention.default", "aten::matmul.default", "aten::linear.default",
+    *ATTENTIONS, "aten::matmul.default", "aten::linear.default",
 )  # fmt: skip
 
 
@@ -22,7 +23,7 @@ def multiply_adds(known: Spatial, node: fx.Node) -> float:
     if name not in PRODUCTS:
         return 0.0
     size = prod(shapes[node.name])
-    if name == "aten::scaled_dot_product_attention.default":
+    if name in ATTENTIONS:
         query, key = (shapes[n.name] for n in node.args[:2])  # type: ignore[union-attr]
         return float(prod(query) * key[-2] * 2)
     if name in ("aten::matmul.default", "aquatint::rowwise_matmul"):

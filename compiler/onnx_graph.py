@@ -201,6 +201,7 @@ SHAPES: dict[str, Callable[[Given], Shapes]] = {
     "aquatint::gemm": lambda given: [(*given["codes"].shape[:-1], len(given["weight"]))],
     "aquatint::conv2d": _convolved,
     "aquatint::group_affine": _affine,
+    "aquatint::attention": lambda given: [(*given["query"].shape[:-1], given["value"].shape[-1])],
     "aquatint::dequantize": _dequantized,
 }
 

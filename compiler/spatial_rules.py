@@ -387,6 +387,7 @@ RULES: dict[str, Rule] = {
     "aten::pixel_unshuffle": _gather_pixels,
     **{f"aten::{name}": _resized for name in ("conv3d", "avg_pool2d", "group_norm")},
     "aten::scaled_dot_product_attention": _attention,
+    "aquatint::attention": _attention,
     "aten::matmul": _matmul,
     "aquatint::quantize": _quantize,
     "aquatint::gemm": _rows,

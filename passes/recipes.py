@@ -7,6 +7,7 @@ from dataclasses import replace
 from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.recipe import Pass, Recipe, Rule, Treatment
 from aquatint.passes.absorb import Absorb
+from aquatint.passes.attention import Attention
 from aquatint.passes.canonicalize import Canonicalize
 from aquatint.passes.epilogue import Epilogue
 from aquatint.passes.fuse import Fuse
@@ -18,7 +19,8 @@ from aquatint.passes.sparse import Sparse
 from aquatint.passes.tables import Tables
 
 PASSES: dict[str, type] = {
-    p.name: p for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb, Observe, Sparse, Tables)
+    p.name: p
+    for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb, Observe, Sparse, Tables, Attention)
 }
 
 SVDQUANT: tuple[Pass, ...] = (
@@ -27,12 +29,13 @@ SVDQUANT: tuple[Pass, ...] = (
     LowRankBranch(),
     Quantize(),
     Tables(),
+    Attention(),
     Fuse(),  # looks for what the others left side by side
     Epilogue(),
     Absorb(),  # behind epilogue: an activation belongs to the product before it rather than to the quantize behind it
     Observe(),  # of what is left of the graph, nothing changes any more
 )
-WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Tables(), Fuse(), Epilogue())
+WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Tables(), Attention(), Fuse(), Epilogue())
 
 
 EMBEDDING = "an embedding of time, label or pooled text: everything depends on it, so its weights keep 8 bits"
@@ -73,7 +76,7 @@ PRESETS: dict[str, Recipe] = {
         _preset("w4a16", WEIGHTS_ONLY, Treatment("int4-g64"), "int4-g64"),
         _preset(
             "w8a8",
-            (Canonicalize(), Smooth(), Quantize(), Tables(), Fuse(), Epilogue(), Absorb(), Observe()),
+            (Canonicalize(), Smooth(), Quantize(), Tables(), Attention(), Fuse(), Epilogue(), Absorb(), Observe()),
             Treatment("int8", "int8"),
             "int8",
         ),

@@ -126,6 +126,8 @@ def attention_refusal(
     """Why there is no kernel for this attention, or None."""
     if mask is not None or dropout or causal or options.get("enable_gqa"):
         return "no kernel masks, drops or shares heads"
+    if options.get("format", "float32") not in ("float32", "bfloat16"):
+        return f"no kernel attends in {options['format']}"
     number = options.get("scale")
     return None if number is None or isinstance(number, float) else "its scale is not fixed"
 
@@ -182,6 +184,7 @@ KERNELS = (
     Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),
     Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),
     Kernel("aten::scaled_dot_product_attention.default", attention_refusal, AttentionKernel),
+    Kernel("aquatint::attention", attention_refusal, AttentionKernel),
     Kernel("aten::linear.default", linear_refusal, LinearKernel),
     Kernel("aquatint::rowwise_linear", rowwise_refusal, RowwiseLinear),
     Kernel("aquatint::rowwise_matmul", matmul_refusal, RowwiseMatmul),

@@ -147,6 +147,15 @@ def _gemm_quantize(
     return _quantize(y, smooth, down, format=into)
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor, *, format: str, scale: float | None = None) -> Tensor:
+    """softmax(scale query keyᵀ) value in a small float format, "bfloat16": (B, heads, T, D) each, in the dtype of the query.
+
+    What is multiplied is rounded to it, as FlashAttention (arXiv 2205.14135) has it; sums are not. No scale: 1 / sqrt(D).
+    """
+    q, k, v = (t.to(getattr(torch, format)) for t in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).to(query.dtype)
+
+
 def multiplied(
     x: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor | None, up: Tensor | None, *, dtype: torch.dtype,
     activation: str | None = None, gate: Tensor | None = None, residual: Tensor | None = None,
@@ -296,6 +305,7 @@ dequantize = Operator("aquatint::dequantize", _dequantize)
 gemm = Operator("aquatint::gemm", _gemm)
 gemm_quantize = Operator("aquatint::gemm_quantize", _gemm_quantize)
 conv2d = Operator("aquatint::conv2d", _conv2d)
+attention = Operator("aquatint::attention", _attention)
 
 take = Operator("aquatint::take", _take)
 pick = Operator("aquatint::pick", _pick)
@@ -309,7 +319,7 @@ rowwise_conv2d = Operator("aquatint::rowwise_conv2d", _rowwise_conv2d)
 OURS: dict[str, Operator] = {
     op.name: op
     for op in (
-        quantize, group_affine, dequantize, gemm, gemm_quantize, conv2d,
+        quantize, group_affine, dequantize, gemm, gemm_quantize, conv2d, attention,
         take, pick, recall, merge, moved_affine, rowwise_linear, rowwise_matmul, rowwise_conv2d,
     )
 }  # fmt: skip

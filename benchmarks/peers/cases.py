@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 LINEARS = ((1024, 1152, 4608), (1024, 4608, 1152), (256, 1152, 1152), (4096, 1024, 1024))
 CONVOLUTIONS = ((320, 32), (640, 16))
 MLPS = ((256, 1152, 4608), (1024, 1152, 4608))
+ATTENTIONS = ((1024, 16, 72), (4096, 8, 40))  # tokens, heads, width of a head: of a DiT-XL/2 at 512 pixels, and of SD 1.5
 SCALED_TOKENS, SCALED_WIDTHS = (256, 576, 1024, 2304, 4096), (576, 1152, 1728, 2304)
 SCALED = (
     "torch fp32",
@@ -80,6 +81,29 @@ def mlp(rows: int, inner: int, outputs: int, seed: int) -> tuple[nn.Module, tupl
     return torch.nn.Sequential(up, torch.nn.GELU(approximate="tanh"), down), inputs
 
 
+def attention(tokens: int, heads: int, width: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Self-attention with its four linears; scores deviate by about 1."""
+    import torch
+
+    torch.manual_seed(0)
+    wide = heads * width
+
+    class SelfAttention(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.to_q, self.to_k, self.to_v, self.to_out = (torch.nn.Linear(wide, wide) for _ in range(4))
+            self.to_q.weight.data *= 3
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = (f(x).unflatten(-1, (heads, width)).transpose(1, 2) for f in (self.to_q, self.to_k, self.to_v))
+            y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+            return self.to_out(y.transpose(1, 2).flatten(2))
+
+    module = torch.nn.Sequential(SelfAttention())
+    torch.manual_seed(seed)
+    return module, (torch.randn(1, tokens, wide),)
+
+
 def convolution(channels: int, size: int, seed: int) -> tuple[nn.Module, tuple[Any, ...]]:
     import torch
 
@@ -140,6 +164,10 @@ CASES = {
         *(Case(f"linear {m}x{k}x{n}", partial(linear, m, k, n), m * k * n, single=True) for m, k, n in LINEARS),
         *(Case(f"conv3x3 {c} at {s}", partial(convolution, c, s), 9 * c * c * s * s, single=True) for c, s in CONVOLUTIONS),
         *(Case(f"MLP {m}x{k}x{n}", partial(mlp, m, k, n), 2 * m * k * n) for m, k, n in MLPS),
+        *(
+            Case(f"attention {t} tokens, {h} x {w}", partial(attention, t, h, w), 4 * t * (h * w) ** 2 + 2 * t**2 * h * w)
+            for t, h, w in ATTENTIONS
+        ),
         Case("fashion-dit", partial(shipped, "fashion-dit")),
         Case("fashion-unet", partial(shipped, "fashion-unet")),
         Case("DiT-XL/2, 4 blocks, 256 tokens", partial(dit_xl, 4, 32)),

@@ -35,11 +35,10 @@ struct Activations {
     // The same to 8e-5, a fiftieth of what bfloat16 rounds away.
     static Float exp2_for_bfloat16(Float x) {
         x = V::max(V::set(-126.0f), x);
-        auto n = V::round(x);
-        x = V::add(x, V::mul(n, V::set(-1.0f)));
-        auto y = V::fma(x, V::set(5.517166596e-02f), V::set(2.426111220e-01f));
-        y = V::fma(y, x, V::set(6.932609860e-01f));
-        return V::scale_by_power(V::fma(y, x, V::set(9.999280736e-01f)), n);
+        auto part = V::fraction(x);
+        auto y = V::fma(part, V::set(7.802451200e-02f), V::set(2.260671706e-01f));
+        y = V::fma(y, part, V::set(6.958335353e-01f));
+        return V::scale_by_power(V::fma(y, part, V::set(9.999252188e-01f)), x);
     }
 
     // x / (1 + exp(-a))

@@ -37,56 +37,65 @@ struct TileRows {
     int64_t line, step, apart;
 };
 
-// sums (16 or 32, 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep; rows of sums are `pitch` bytes apart. A panel
-// has four bytes, or two bfloat16, of each column side by side: `Number` is int8_t or, for bfloat16, uint16_t.
+// What of a square is multiplied: 16 or all 32 of its rows, and columns; are sums added to what is there?
+template <bool BothRows, bool BothColumns = true, bool Onto = false>
+struct Square {
+    static constexpr bool kBelow = BothRows, kBeside = BothColumns, kOnto = Onto;
+};
+
+// sums (16 or 32, 16 or 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep; rows of sums are `pitch` bytes apart. A
+// panel has four bytes, or two bfloat16, of each column side by side: `Number` is int8_t or, for bfloat16, uint16_t.
 // `meanwhile()` runs with every tile of a row: vectors work beside tiles.
-template <class Number, bool Both, class F>
+template <class Number, class S, class F>
 [[gnu::always_inline]] inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums, int64_t pitch,
                                                   F&& meanwhile) {
     const auto* a = static_cast<const uint8_t*>(rows.first);
     const auto* b = static_cast<const uint8_t*>(panel);
-    auto* out = static_cast<uint8_t*>(sums);
+    auto *out = static_cast<uint8_t*>(sums), *below = out + kTileRows * pitch;
     constexpr bool kBytes = std::is_same_v<Number, int8_t>;
     constexpr int kLine = 4 * kPair;  // bytes of a line of the panel
     asm volatile("" : : : "memory");  // g++ does not know that loading a tile reads memory
-    _tile_zero(0);
-    _tile_zero(1);
-    if constexpr (Both) {
-        _tile_zero(2);
-        _tile_zero(3);
+    if constexpr (S::kOnto) {
+        _tile_loadd(0, out, pitch);
+        if constexpr (S::kBeside) _tile_loadd(1, out + 64, pitch);
+        if constexpr (S::kBelow) _tile_loadd(2, below, pitch);
+        if constexpr (S::kBelow && S::kBeside) _tile_loadd(3, below + 64, pitch);
+    } else {
+        _tile_zero(0);
+        if constexpr (S::kBeside) _tile_zero(1);
+        if constexpr (S::kBelow) _tile_zero(2);
+        if constexpr (S::kBelow && S::kBeside) _tile_zero(3);
     }
     for (int64_t i = 0; i < count; ++i, a += rows.step, b += kLine * 16) {
         _tile_loadd(6, b, kLine);
-        _tile_loadd(7, b + 64, kLine);
+        if constexpr (S::kBeside) _tile_loadd(7, b + 64, kLine);
         _tile_loadd(4, a, rows.line);
         if constexpr (kBytes) {
             _tile_dpbssd(0, 4, 6);
-            _tile_dpbssd(1, 4, 7);
+            if constexpr (S::kBeside) _tile_dpbssd(1, 4, 7);
         } else {
             _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
+            if constexpr (S::kBeside) _tile_dpbf16ps(1, 4, 7);
         }
-        if constexpr (Both) _tile_loadd(4, a + rows.apart, rows.line);
-        if constexpr (Both && kBytes) {
+        if constexpr (S::kBelow) _tile_loadd(4, a + rows.apart, rows.line);
+        if constexpr (S::kBelow && kBytes) {
             _tile_dpbssd(2, 4, 6);
-            _tile_dpbssd(3, 4, 7);
-        } else if constexpr (Both) {
+            if constexpr (S::kBeside) _tile_dpbssd(3, 4, 7);
+        } else if constexpr (S::kBelow) {
             _tile_dpbf16ps(2, 4, 6);
-            _tile_dpbf16ps(3, 4, 7);
+            if constexpr (S::kBeside) _tile_dpbf16ps(3, 4, 7);
         }
         meanwhile();
     }
     _tile_stored(0, out, pitch);
-    _tile_stored(1, out + 64, pitch);
-    if constexpr (Both) {
-        _tile_stored(2, out + kTileRows * pitch, pitch);
-        _tile_stored(3, out + kTileRows * pitch + 64, pitch);
-    }
+    if constexpr (S::kBeside) _tile_stored(1, out + 64, pitch);
+    if constexpr (S::kBelow) _tile_stored(2, below, pitch);
+    if constexpr (S::kBelow && S::kBeside) _tile_stored(3, below + 64, pitch);
 }
 
 template <class Number, bool Both>
 inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void* sums, int64_t pitch = 4 * kPair) {
-    multiply_tiles<Number, Both>(rows, panel, count, sums, pitch, [] {});
+    multiply_tiles<Number, Square<Both>>(rows, panel, count, sums, pitch, [] {});
 }
 
 // sums (16, 16) of a square = rows of bfloat16, one tile after the other, x half a panel: what may run between two steps of

@@ -17,6 +17,12 @@ struct Avx512Amx : Avx512Vnni {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), __m256i(_mm512_cvtneps_pbh(a)));
     }
 
+    // Two registers, one behind the other.
+    static void store_halves(Float a, Float b, uint16_t* to) { _mm512_storeu_si512(to, __m512i(_mm512_cvtne2ps_pbh(b, a))); }
+
+    static float largest(Float a) { return _mm512_reduce_max_ps(a); }
+    static Float fraction(Float a) { return _mm512_reduce_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+
     static Float load_halves(const uint16_t* from) {
         Int halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
         return _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16));
@@ -85,7 +91,7 @@ template <>
 struct Ways<Avx512Amx> {
     using Multiplication = TileProduct<Avx512Amx>;
     using Branch = Halves<Avx512Amx>;
-    using Attending = TileAttention<Avx512Amx>;
+    using Attending = TileAttentions<Avx512Amx>;
 };
 
 namespace {

@@ -121,7 +121,8 @@ struct AttentionCall {
     Heads q, k, v;
     int64_t batch, heads, queries, keys, width;
     float scale;
-    float* y;  // (batch, queries, heads, width)
+    int32_t small;  // may what is multiplied be rounded to bfloat16?
+    float* y;       // (batch, queries, heads, width)
 };
 
 struct LinearCall {

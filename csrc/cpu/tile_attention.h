@@ -1,207 +1,217 @@
-// y = softmax(scale q k^T) v for each head, as attention.h has it, by tiles. Queries and keys are held in two bfloat16 each, of
-// which three products are taken, so that scores are good to 16 bits; shares and values in one.
+// y = softmax(scale q k^T) v for each head, as attention.h has it, by tiles: 32 queries by a block of keys at once, so that scores
+// stay in the first-level cache. What was added up before is scaled down where a score turns up that is much larger, and only
+// there (arXiv 2205.14135, equation 3). While tiles multiply one block, vectors make shares of the scores of another.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 
 #include "cpu/activation.h"
-#include "cpu/amx.h"
-#include "cpu/halves.h"
-#include "cpu/kernel_table.h"
-#include "cpu/panels.h"
-#include "cpu/scratch.h"
-#include "cpu/tiles.h"
+#include "cpu/tile_heads.h"
 
 namespace aquatint {
 
-template <class V>
+template <class V, int Parts>
 struct TileAttention {
+    using Head = TileHeads<V, Parts>;
     using P = Panels<V>;
     using H = Halves<V>;
     using Number = typename H::Number;
-    static constexpr int64_t kQueries = 128, kKeys = 512;  // at a time
-    static constexpr int64_t kPart = kTileRows * H::kDeep;  // numbers of a tile
-    static constexpr int kParts = 3;  // products of a query and a key: of large and large halves, small and large, large and small
+    static constexpr int64_t kKeys = 128;                // of a block
+    static constexpr int64_t kPitch = kKeys + V::width;  // rows a power of two apart would share few places in the cache
+    static constexpr int64_t kQueries = 1024;            // a task where there are heads enough: a thread lays out keys once a head
+    static constexpr float kSlack = 8.0f;                // powers of two by which a share may be larger than one
 
-    // Queries a task: many where there are heads enough, as keys and values are laid out once for each thread that has a head.
-    static int64_t share(const AttentionCall& call) { return call.batch * call.heads < 8 ? 2 * kQueries : 8 * kQueries; }
+    static int64_t share(const AttentionCall& call) { return call.batch * call.heads < 8 ? kQueries / 4 : kQueries; }
     static int64_t shares(const AttentionCall& call) { return (call.queries + share(call) - 1) / share(call); }
     static int64_t tasks(const AttentionCall& call) { return call.batch * call.heads * shares(call); }
-    static int64_t wide(const AttentionCall& call) { return P::count(call.keys) * P::kColumns; }
-    static int64_t depth(const AttentionCall& call) { return kParts * H::deep(call.width); }  // of a score, in tiles
-
-    // A head's keys and values in panels: (keys / 32, tiles of width, 16, 32, 2) and (width / 32, tiles of keys, 16, 32, 2).
-    struct Head {
-        const Number *keys, *values;
-    };
 
     static void work(const AttentionCall& call, Tasks& tasks) {
         TilesInUse in_use;
+        Work work(call);
         int64_t ready = -1;
-        Head head{};
         for (int64_t task; (task = tasks.take()) >= 0;) {
-            int64_t index = task / shares(call), image = index / call.heads, of = index % call.heads;
-            if (index != ready) head = {keys(call, call.k.at(image, of)), values(call, call.v.at(image, of))};
+            int64_t index = task / shares(call), image = index / call.heads, head = index % call.heads;
+            if (index != ready) work.head = Head::of(call, image, head);
             ready = index;
-            int64_t begin = task % shares(call) * share(call), end = std::min(begin + share(call), call.queries);
-            for (int64_t first = begin; first < end; first += kQueries) {
-                float* y = call.y + ((image * call.queries + first) * call.heads + of) * call.width;
-                attend(call, call.q.at(image, of) + first * call.q.row, std::min(kQueries, end - first), head, y);
-            }
+            work.q = call.q.at(image, head);
+            work.y = call.y + (image * call.queries * call.heads + head) * call.width;
+            int64_t begin = task % shares(call) * share(call);
+            attend(work, begin, std::min(begin + share(call), call.queries));
         }
     }
 
-    // A block of queries. Keys come in blocks too, so that scores stay in the cache: what was added up before is scaled down where
-    // a larger score turns up (arXiv 2205.14135).
-    static void attend(const AttentionCall& call, const float* q, int64_t count, const Head& head, float* y) {
-        int64_t rows = (count + kTileRows - 1) / kTileRows * kTileRows, deep = depth(call);
-        auto* queries = scratch<Number, 0>(rows * deep * H::kDeep);
-        auto* line = scratch<float, 1>(H::deep(call.width) * H::kDeep);
-        for (int64_t i = 0; i < count; ++i) {
-            scaled(q + i * call.q.row, call.width, call.scale * 1.44269504f, line);  // so that powers of two are taken
-            query(line, call.width, queries + i / kTileRows * deep * kPart + i % kTileRows * H::kDeep);
-        }
-        Totals totals[kQueries];
-        auto* weights = scratch<Number, 3>(rows * kKeys);
-        for (int64_t first = 0; first < call.keys; first += kKeys) {
-            int64_t keys = std::min(kKeys, wide(call) - first);
-            weigh(call, queries, count, first, keys, head, totals, weights);
-            add(call, count, first, keys, head, totals, weights, y);
-        }
-    }
-
-    // Of a query: its largest score, what its shares come to, and by how much the last block of keys made smaller what was before.
+    // Of 32 queries: each one's largest score, or one that is not much smaller, and the sum of its shares in so many lanes.
     struct Totals {
-        float largest = -3e38f, sum = 0.0f, shrunk = 0.0f;
+        float largest[kPair];
+        alignas(64) float sums[kPair * V::width];
     };
 
-    static void weigh(const AttentionCall& call, const Number* queries, int64_t count, int64_t first, int64_t keys, const Head& head,
-                      Totals* totals, Number* weights) {
-        int64_t deep = depth(call), pitch = keys + V::width;  // rows a power of two apart would share few places in the cache
-        auto* scores = scratch<float, 2>((count + kTileRows) * pitch);
-        for (int64_t key = 0; key < keys; key += P::kColumns)
-            tile_pairs(count, [&](auto Both, int64_t row) {
-                TileRows from = {queries + row * deep * H::kDeep, 64, kTileBytes, deep * kTileBytes};
-                multiply_tiles<Number, Both.value>(from, head.keys + (first + key) * deep * H::kDeep, deep, scores + row * pitch + key, 4 * pitch);
+    // Queries and keys whose scores are multiplied in one go, and become shares row by row.
+    struct Block {
+        int64_t query, count, key, keys;
+        bool opens, closes;   // the keys of its queries
+        int64_t done, owed;   // rows that are shares; and how many more are due, in parts of a step
+        int64_t steps;        // of tiles, in which they become so
+        float factors[kPair];  // what was added up before is scaled by
+        bool shrinks;          // is one of them not 1?
+        float* scores;
+        Number* shares;
+        Totals* totals;
+    };
+
+    // What one thread has at hand: the blocks take turns, and so do the totals of their queries.
+    struct Work {
+        const AttentionCall& call;
+        const int64_t deep, columns;
+        Head head;
+        const float* q;
+        float *y, *sums;  // what is added up for 32 queries (32, columns)
+        Number* queries;
+        Block blocks[2];
+        Totals totals[2];
+
+        explicit Work(const AttentionCall& call)
+            : call(call),
+              deep(Head::deep(call)),
+              columns(Head::columns(call)),
+              sums(scratch<float, 1>(kPair * columns)),
+              queries(scratch<Number, 0>(2 * deep * Head::kPart)) {
+            for (int64_t i = 0; i < 2; ++i) {
+                blocks[i].scores = scratch<float, 2>(2 * kPair * kPitch) + i * kPair * kPitch;
+                blocks[i].shares = scratch<Number, 3>(2 * kPair * kKeys) + i * kPair * kKeys;
+            }
+        }
+    };
+
+    // Scores of a block, then values by the shares of the one before.
+    static void attend(Work& work, int64_t begin, int64_t end) {
+        int64_t wide = Head::wide(work.call), turn = 0, unit = 0;
+        Block* before = nullptr;
+        for (int64_t query = begin; query < end; query += kPair, ++unit)
+            for (int64_t key = 0; key < wide; key += kKeys, turn ^= 1) {
+                Block& block = work.blocks[turn];
+                block.query = query, block.count = std::min(kPair, end - query);
+                block.key = key, block.keys = std::min(kKeys, wide - key);
+                block.opens = key == 0, block.closes = key + kKeys >= wide;
+                block.done = block.owed = 0, block.shrinks = false;
+                block.steps = block.keys / P::kColumns * (work.deep + work.columns / P::kColumns);
+                block.totals = &work.totals[unit % 2];
+                score(work, block, before);
+                if (before) add(work, *before, &block);
+                before = &block;
+            }
+        if (!before) return;
+        soften_all(*before);
+        add(work, *before, nullptr);
+    }
+
+    static void score(Work& work, Block& block, Block* before) {
+        const AttentionCall& call = work.call;
+        if (block.opens)
+            Head::queries_of(call, work.q + block.query * call.q.row, block.count, call.scale * 1.44269504f, work.queries);  // for exp2
+        TileRows from = {work.queries, 64, kTileBytes, work.deep * kTileBytes};
+        auto meanwhile = [&] { soften(before); };
+        for (int64_t key = 0; key < block.keys; key += P::kColumns) {
+            const Number* panel = work.head.keys + (block.key + key) * work.deep * H::kDeep;
+            tile_pairs(block.count, [&](auto Both, int64_t) {
+                multiply_tiles<Number, Square<Both.value>>(from, panel, work.deep, block.scores + key, 4 * kPitch, meanwhile);
             });
-        int64_t known = std::min(keys, call.keys - first);
-        for (int64_t i = 0; i < count; ++i) {
-            std::fill(scores + i * pitch + known, scores + i * pitch + keys, -3e38f);
-            softmax(scores + i * pitch, keys, totals[i], weights + i / kTileRows * kTileRows * keys + i % kTileRows * H::kDeep);
         }
+        if (before) soften_all(*before);
+        int64_t known = std::min(block.keys, call.keys - block.key);
+        for (int64_t row = 0; known < block.keys && row < block.count; ++row)
+            std::fill(block.scores + row * kPitch + known, block.scores + row * kPitch + block.keys, -3e38f);
     }
 
-    // Values by their shares, on top of what is in y, which the last block of keys divides by the sum of all shares.
-    static void add(const AttentionCall& call, int64_t count, int64_t first, int64_t keys, const Head& head, const Totals* totals,
-                    const Number* weights, float* y) {
-        alignas(64) float sums[kPair * kPair];
-        bool last = first + keys >= call.keys;
-        for (int64_t column = 0; column < call.width; column += P::kColumns)
-            tile_pairs(count, [&](auto Both, int64_t row) {
-                TileRows from = {weights + row * keys, 64, kTileBytes, keys * 2 * kTileRows};
-                multiply_tiles<Number, Both.value>(from, head.values + column * wide(call) + first * P::kColumns, keys / H::kDeep, sums);
-                for (int64_t r = 0; r < std::min(kPair, count - row); ++r) {
-                    float* to = y + (row + r) * call.heads * call.width + column;
-                    auto low = V::load(sums + r * kPair), high = V::load(sums + r * kPair + V::width);
-                    if (first) {
-                        typename V::Float before_low, before_high;
-                        auto shrunk = V::set(totals[row + r].shrunk);
-                        load_some<V>(to, call.width - column, before_low, before_high);
-                        low = V::fma(before_low, shrunk, low), high = V::fma(before_high, shrunk, high);
-                    }
-                    auto factor = V::set(last ? 1.0f / totals[row + r].sum : 1.0f);
-                    store_some<V>(to, V::mul(low, factor), V::mul(high, factor), call.width - column);
-                }
+    static void add(Work& work, Block& block, Block* next) {
+        if (block.shrinks) shrink(work, block);
+        TileRows from = {block.shares, 64, kTileBytes, block.keys * 2 * kTileRows};
+        auto meanwhile = [&] { soften(next); };
+        for (int64_t column = 0; column < work.columns; column += P::kColumns) {
+            const Number* panel = work.head.values + column * Head::wide(work.call) + block.key * P::kColumns;
+            auto multiply = [&](auto square) {
+                multiply_tiles<Number, decltype(square)>(from, panel, block.keys / H::kDeep, work.sums + column, 4 * work.columns, meanwhile);
+            };
+            tile_pairs(block.count, [&](auto Both, int64_t) {
+                bool beside = column + kTileRows < work.call.width;
+                if (block.opens)
+                    beside ? multiply(Square<Both.value>{}) : multiply(Square<Both.value, false>{});
+                else
+                    beside ? multiply(Square<Both.value, true, true>{}) : multiply(Square<Both.value, false, true>{});
             });
+        }
+        if (block.closes) close(work, block);
     }
 
-    // `count` numbers times a factor, and zeros to the end of a tile's row.
-    static void scaled(const float* x, int64_t count, float factor, float* to) {
-        for (int64_t i = 0; i < count; i += P::kColumns, to += P::kColumns) {
-            typename V::Float low, high;
-            load_some<V>(x + i, count - i, low, high);
-            V::store(to, V::mul(low, V::set(factor)));
-            V::store(to + V::width, V::mul(high, V::set(factor)));
+    // As many rows as are due with each step of tiles.
+    static void soften(Block* block) {
+        if (!block || block->done == block->count) return;
+        for (block->owed += kPair; block->owed >= block->steps && block->done < block->count; block->owed -= block->steps)
+            soften_row(*block, block->done++);
+    }
+
+    static void soften_all(Block& block) {
+        while (block.done < block.count) soften_row(block, block.done++);
+    }
+
+    // Scores as shares: powers of two of the distances from the largest one, as a row of tiles.
+    [[gnu::noinline]] static void soften_row(Block& block, int64_t row) {
+        const float* scores = block.scores + row * kPitch;
+        auto lanes = V::load(scores);
+        for (int64_t i = V::width; i < block.keys; i += V::width) lanes = V::max(lanes, V::load(scores + i));
+        float centre = centred(block, row, V::largest(lanes)), *sums = block.totals->sums + row * V::width;
+        auto sum = block.opens ? V::zero() : V::mul(V::load(sums), V::set(block.factors[row]));
+        auto down = V::set(-centre);
+        Number* to = block.shares + row / kTileRows * kTileRows * block.keys + row % kTileRows * H::kDeep;
+        for (int64_t i = 0; i < block.keys; i += P::kColumns, to += Head::kPart) {
+            auto low = Activations<V>::exp2_for_bfloat16(V::add(V::load(scores + i), down));
+            auto high = Activations<V>::exp2_for_bfloat16(V::add(V::load(scores + i + V::width), down));
+            V::store_halves(low, high, to);
+            sum = V::add(sum, V::add(low, high));
+        }
+        V::store(sums, sum);
+    }
+
+    // What a row's shares are distances from, when the largest score of this block is known.
+    static float centred(Block& block, int64_t row, float most) {
+        float& largest = block.totals->largest[row];
+        block.factors[row] = 1.0f;
+        if (block.opens) return largest = most;
+        if (!(most > largest + kSlack)) return largest;
+        block.factors[row] = std::exp2(largest - most);
+        block.shrinks = true;
+        return largest = most;
+    }
+
+    static void shrink(Work& work, const Block& block) {
+        for (int64_t row = 0; row < block.count; ++row) {
+            if (block.factors[row] == 1.0f) continue;
+            float* sums = work.sums + row * work.columns;
+            for (int64_t i = 0; i < work.columns; i += V::width)
+                V::store(sums + i, V::mul(V::load(sums + i), V::set(block.factors[row])));
         }
     }
 
-    // A row of tiles: the large halves of 32 numbers, the small ones, and the large ones again. The zeros that fill x up are written
-    // too: what a tile held there would be multiplied by a key's zeros, and may be no number.
-    static void query(const float* x, int64_t count, Number* to) {
-        for (int64_t i = 0; i < count; i += H::kDeep, to += kParts * kPart)
-            for (int64_t half = 0; half < H::kDeep; half += V::width) {
-                V::store_halves(V::load(x + i + half), to + half, to + kPart + half);
-                V::store_halves(V::load(x + i + half), to + 2 * kPart + half);
-            }
-    }
-
-    // Powers of two of the distances from the largest score so far, as a row of tiles.
-    static void softmax(const float* scores, int64_t count, Totals& totals, Number* to) {
-        auto largest = V::set(totals.largest);
-        for (int64_t i = 0; i < count; i += V::width) largest = V::max(largest, V::load(scores + i));
-        float lanes[V::width], most = totals.largest;
-        V::store(lanes, largest);
-        for (float lane : lanes) most = std::max(most, lane);
-        auto centre = V::set(-most), low_sum = V::zero(), high_sum = V::zero();
-        for (int64_t i = 0; i < count; i += P::kColumns, to += kPart) {
-            auto low = Activations<V>::exp2_for_bfloat16(V::add(V::load(scores + i), centre));
-            auto high = Activations<V>::exp2_for_bfloat16(V::add(V::load(scores + i + V::width), centre));
-            V::store_halves(low, to);
-            V::store_halves(high, to + V::width);
-            low_sum = V::add(low_sum, low), high_sum = V::add(high_sum, high);
-        }
-        totals.shrunk = std::exp2(totals.largest - most);
-        totals.sum = totals.sum * totals.shrunk + sum_of<V>(V::add(low_sum, high_sum));
-        totals.largest = most;
-    }
-
-    // Keys of a head, 16 at a time: pairs of a key's numbers become a column, twice of the large halves, then of the small ones.
-    static const Number* keys(const AttentionCall& call, const float* k) {
-        int64_t deep = depth(call), pitch = 2 * H::deep(call.width) * H::kDeep;  // of a key's halves
-        auto* panels = scratch<Number, 5>(wide(call) * deep * H::kDeep);
-        auto* halves = scratch<Number, 6>(V::width * pitch);
-        for (int64_t first = 0; first < wide(call); first += V::width) {
-            for (int64_t i = 0; i < V::width; ++i) {
-                if (first + i < call.keys)
-                    key(k + (first + i) * call.k.row, call.width, halves + i * pitch);
-                else
-                    std::fill_n(halves + i * pitch, pitch, Number(0));
-            }
-            Number* to = panels + first / P::kColumns * deep * 2 * kPart + first % P::kColumns * 2;
-            for (int64_t tile = 0; tile < deep; ++tile, to += 2 * kPart)
-                V::transpose(halves + (tile / kParts * 2 + tile % kParts / 2) * H::kDeep, pitch, to, 2 * P::kColumns);
-        }
-        return panels;
-    }
-
-    // For every 32 numbers the large halves, then the small ones.
-    static void key(const float* x, int64_t count, Number* to) {
-        for (int64_t i = 0; i < count; i += H::kDeep, to += 2 * H::kDeep) {
-            typename V::Float low, high;
-            load_some<V>(x + i, count - i, low, high);
-            V::store_halves(low, to, to + H::kDeep);
-            V::store_halves(high, to + V::width, to + H::kDeep + V::width);
+    // All keys are in: what was added up, divided by the sum of all shares.
+    static void close(Work& work, const Block& block) {
+        int64_t width = work.call.width;
+        for (int64_t row = 0; row < block.count; ++row) {
+            float* y = work.y + (block.query + row) * work.call.heads * width;
+            const float* sums = work.sums + row * work.columns;
+            auto factor = V::set(1.0f / sum_of<V>(V::load(block.totals->sums + row * V::width)));
+            for (int64_t i = 0; i < width; i += P::kColumns)
+                store_some<V>(y + i, V::mul(V::load(sums + i), factor), V::mul(V::load(sums + i + V::width), factor), width - i);
         }
     }
+};
 
-    // Values of a head: in a line of a panel two neighbouring keys' numbers alternate.
-    static const Number* values(const AttentionCall& call, const float* v) {
-        auto* panels = scratch<Number, 7>(P::count(call.width) * P::kColumns * wide(call));
-        for (int64_t column = 0; column < call.width; column += P::kColumns)
-            for (int64_t i = 0; i < wide(call); i += 2) {
-                typename V::Float low, high, next_low = V::zero(), next_high = V::zero();
-                int64_t left = call.width - column;
-                if (i >= call.keys)
-                    low = high = V::zero();
-                else
-                    load_some<V>(v + i * call.v.row + column, left, low, high);
-                if (i + 1 < call.keys) load_some<V>(v + (i + 1) * call.v.row + column, left, next_low, next_high);
-                Number* to = panels + column * wide(call) + i * P::kColumns;
-                V::store_alternating(low, next_low, to);
-                V::store_alternating(high, next_high, to + P::kColumns);
-            }
-        return panels;
+// As exact as the call asks for.
+template <class V>
+struct TileAttentions {
+    static int64_t tasks(const AttentionCall& call) { return TileAttention<V, 1>::tasks(call); }
+    static void work(const AttentionCall& call, Tasks& tasks) {
+        call.small ? TileAttention<V, 1>::work(call, tasks) : TileAttention<V, 3>::work(call, tasks);
     }
 };
 

@@ -133,7 +133,7 @@ struct TileProduct {
         };
         auto multiply = [&](int64_t g, void* sums) {
             TileRows codes = {rows.codes + place[0] + rows.code.groups[g], rows.line, rows.step, Both ? place[kTileRows] - place[0] : 0};
-            multiply_tiles<int8_t, Both>(codes, weight + g * kGroup * P::kColumns, work.wide, sums, 4 * kPair, meanwhile);
+            multiply_tiles<int8_t, Square<Both>>(codes, weight + g * kGroup * P::kColumns, work.wide, sums, 4 * kPair, meanwhile);
         };
         if (work.whole) {
             multiply(0, totals);

@@ -9,7 +9,8 @@ from aquatint.runtime.cpu import Cpu
 from aquatint.runtime.native import kernel_set
 
 BRANCH = 3e-3  # of the largest: words have 13 bits, and one channel of `rows` is 10^4 times another
-SHARES = {"avx512-amx": 4e-3}  # of the largest value: tiles hold values and their shares in bfloat16
+# Of the largest value: tiles hold values and their shares in bfloat16, and queries and keys where the program lets them.
+SHARES = {"avx512-amx": {"float32": 4e-3, "bfloat16": 1e-2}}
 
 
 def target(name: str) -> Cpu:

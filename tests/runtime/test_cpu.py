@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,21 +75,30 @@ def test_images_keep_their_channels_last(channels: int) -> None:
     assert not norm.fits(y.contiguous()), "that is left to PyTorch"
 
 
+def attending(kernels: str, format: str, **options: Any) -> Any:
+    """The kernel of attention in float32 or bfloat16, and how far off it may be, as a share of the largest value."""
+    wide = format == "float32"
+    name = "aten::scaled_dot_product_attention.default" if wide else "aquatint::attention"
+    kernel = target(kernels).lower(name, (Slot, Slot, Slot), options if wide else {**options, "format": format})
+    assert kernel is not None
+    return kernel, SHARES.get(kernels, {}).get(format, 2e-3)
+
+
+@pytest.mark.parametrize("format", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 999), st.integers(1, 2), st.integers(1, 3), st.integers(1, 110), st.integers(1, 110), st.integers(1, 80),
     st.sampled_from([None, 0.3]), st.booleans(),
 )  # fmt: skip
-def test_attention(kernels, seed, batch, heads, queries, keys, width, scale, between) -> None:
+def test_attention(kernels, format, seed, batch, heads, queries, keys, width, scale, between) -> None:
     random = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(batch, t, heads, width, generator=random).transpose(1, 2) for t in (queries, keys, keys))
     v = v.contiguous() if between else v
-    kernel = target(kernels).lower("aten::scaled_dot_product_attention.default", (Slot, Slot, Slot), {"scale": scale})
-    assert kernel is not None
+    kernel, off = attending(kernels, format, scale=scale)
     assert kernel.fits(q, k, v)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
-    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=SHARES.get(kernels, 2e-3) * v.abs().max().item())
+    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=off * v.abs().max().item())
     q[0, 0, 0, 0] = torch.nan
     y = kernel(q, k, v)
     assert y[0, 0, 0].isnan().all()
@@ -121,29 +132,29 @@ def test_what_has_no_kernel_keeps_its_meaning() -> None:
         target_named("tpu")
 
 
+@pytest.mark.parametrize("format", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("width", [1, 8, 24, 40, 72])
-def test_attention_reads_nothing_that_it_did_not_write(kernels: str, width: int) -> None:
+def test_attention_reads_nothing_that_it_did_not_write(kernels: str, format: str, width: int) -> None:
     """Its scratch memory is full of what is no number, from a call before."""
-    kernel = target(kernels).lower("aten::scaled_dot_product_attention.default", (Slot, Slot, Slot), {})
-    assert kernel is not None
+    kernel, off = attending(kernels, format)
     kernel(*(torch.full((1, 1, 130, 128), torch.nan) for _ in range(3)))
     q, k, v = (torch.randn(1, 1, 5, width) for _ in range(3))
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=SHARES.get(kernels, 2e-3) * v.abs().max().item())
+    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=off * v.abs().max().item())
 
 
+@pytest.mark.parametrize("format", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize(("queries", "keys", "width"), [(300, 1300, 40), (33, 513, 72), (1100, 512, 8), (5, 1025, 64)])
-def test_attention_of_many_keys(kernels: str, queries: int, keys: int, width: int) -> None:
+def test_attention_of_many_keys(kernels: str, format: str, queries: int, keys: int, width: int) -> None:
     """More than are taken at once, the largest scores among the last: what was added up before has to shrink."""
     random = torch.Generator().manual_seed(keys)
     q, k, v = (torch.randn(1, 2, t, width, generator=random) for t in (queries, keys, keys))
     k *= torch.linspace(0.1, 3, keys).unsqueeze(1)
-    kernel = target(kernels).lower("aten::scaled_dot_product_attention.default", (Slot, Slot, Slot), {})
-    assert kernel is not None
+    kernel, off = attending(kernels, format)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=SHARES.get(kernels, 2e-3) * v.abs().max().item())
+    torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=off * v.abs().max().item())
 
 
 def test_tiles_are_left_to_pytorch_again() -> None:

@@ -1,0 +1,48 @@
+"""Let attention multiply in bfloat16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from aquatint.compiler.edit import is_call
+from aquatint.compiler.pipeline import Context, Report
+from aquatint.compiler.program import Program
+from aquatint.compiler.verify import dtypes
+from aquatint.runtime.ops import operator_named
+
+WIDE = "aten::scaled_dot_product_attention.default"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Queries, keys, values and shares in bfloat16, sums in float32, as FlashAttention (arXiv 2205.14135) has them.
+
+    Before:  %y = aten::scaled_dot_product_attention.default(%q, %k, %v)
+    After:   %y = aquatint::attention(%q, %k, %v, format='bfloat16')
+
+    Leaves alone: attention with a mask, and what is not in float32.
+    """
+
+    format: str = "bfloat16"
+    name: ClassVar[str] = "attention"
+    exact: ClassVar[bool] = False
+
+    def run(self, program: Program, context: Context) -> Report:
+        plain = [n for n in program.graph.nodes if is_call(n, WIDE) and _is_plain(*n.args, **n.kwargs)]
+        known = dtypes(program, list(context.calibration.calls[0])) if plain else {}
+        wide = [n for n in plain if known.get(n.name) == torch.float32]
+        for node in wide:
+            scale = {"scale": node.kwargs["scale"]} if node.kwargs.get("scale") is not None else {}
+            node.target, node.args = operator_named("aquatint::attention"), node.args[:3]
+            node.kwargs = {"format": self.format, **scale}
+        return Report(self.name, {"": {"attention": len(wide)}})
+
+
+def _is_plain(
+    query: fx.Node, key: fx.Node, value: fx.Node, mask: Any = None, dropout: float = 0.0, causal: bool = False, **options: Any
+) -> bool:
+    return mask is None and options.get("attn_mask") is None and not (dropout or causal or options.get("enable_gqa"))
