@@ -83,6 +83,7 @@ class AttentionCall(ctypes.Structure):
         ("scale", ctypes.c_float),
         ("small", ctypes.c_int32),
         ("y", ctypes.c_void_p),
+        ("threads", ctypes.c_int64),
     ]
 
 

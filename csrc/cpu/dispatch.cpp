@@ -125,7 +125,9 @@ AQ_EXPORT void aq_group_affine(const KernelTable* table, const GroupAffineCall* 
 }
 
 AQ_EXPORT void aq_attention(const KernelTable* table, const AttentionCall* call, int threads) {
-    aquatint::spread(table->attention, *call, table->attention_tasks(*call), threads);
+    AttentionCall shared = *call;
+    shared.threads = threads;
+    aquatint::spread(table->attention, shared, table->attention_tasks(shared), threads);
 }
 
 AQ_EXPORT void aq_linear(const KernelTable* table, const LinearCall* call, int threads) {

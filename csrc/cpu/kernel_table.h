@@ -121,8 +121,9 @@ struct AttentionCall {
     Heads q, k, v;
     int64_t batch, heads, queries, keys, width;
     float scale;
-    int32_t small;  // may what is multiplied be rounded to bfloat16?
-    float* y;       // (batch, queries, heads, width)
+    int32_t small;    // may what is multiplied be rounded to bfloat16?
+    float* y;         // (batch, queries, heads, width)
+    int64_t threads;  // that share the work; no number depends on it
 };
 
 struct LinearCall {
