@@ -47,7 +47,7 @@ def _pair(quantize: fx.Node, weights: Weights, joins: Callable[[int, str], bool]
     plain = options.get("eps") is None and not options.get("activation") and options.get("axis", -1) == -1
     if not plain or any(v is not None for v in quantize.args[3:5]) or len(product.users) != 1:
         return None
-    if product.kwargs["formats"][0] is None:  # type: ignore[index]
-        return None
+    if product.kwargs["formats"][0] is None or product.kwargs.get("active") is not None:  # type: ignore[index]
+        return None  # of two halves: whole rows make small blocks, and unpacking both for each takes longer than it saves
     columns = weights.stored(str(product.args[2].target)).shape[0]  # type: ignore[union-attr]
     return product if joins(columns, str(options["format"])) else None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aquatint.compiler.errors import InputError
 from aquatint.compiler.execution import Execution
+from aquatint.compiler.gated import gated
 from aquatint.compiler.join import joined
 from aquatint.compiler.program import Program
 from aquatint.compiler.replay import Replays, replay_of
@@ -29,6 +30,8 @@ class Target(Protocol):
     def device(self) -> torch.device: ...
 
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+    def gates(self, columns: int) -> bool: ...
 
     def joins(self, columns: int, format: str) -> bool: ...
 
@@ -63,7 +66,8 @@ class CompressedModule(nn.Module):
         self.program, self.target, self.recipe, self.report = program, target, recipe, report
         self.config = _Config(**program.config)
         on_cpu = target.device.type == "cpu"
-        graph = joined(program.graph, program.weights, target.joins)
+        graph = gated(program.graph, program.weights, target.gates)
+        graph = joined(graph, program.weights, target.joins)
         self._execution = Execution(graph, program.weights, target.lower, None if on_cpu else target.device)
         self._run = Replays(self._execution) if on_cpu else self._execution
 

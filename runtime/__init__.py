@@ -25,6 +25,10 @@ class Target(Protocol):
         """A kernel for one call, or None to leave it to the operator's meaning; see `compiler.program.Execution`."""
         ...
 
+    def gates(self, columns: int) -> bool:
+        """Is there a kernel for a product whose halves, of so many columns, multiply each other? See `compiler.gated`."""
+        ...
+
     def joins(self, columns: int, format: str) -> bool:
         """Is there a kernel for a product of so many columns and the quantize to `format` behind it? See `compiler.join`."""
         ...

@@ -61,6 +61,9 @@ class Cpu:
     def device(self) -> torch.device:
         return torch.device("cpu")
 
+    def gates(self, columns: int) -> bool:
+        return self.kernels is not None and self.kernels.tiles and columns % self.kernels.columns == 0
+
     def joins(self, columns: int, format: str) -> bool:
         return self.kernels is not None and self.kernels.tiles and format == "int8" and columns % GROUP == 0
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import Run, at, can_spread, collected, runner, spread, staged
-from aquatint.runtime.cpu_pack import branch_panels, panels, product_scales
+from aquatint.runtime.cpu_pack import branch_panels, in_turns, panels, product_scales
 from aquatint.runtime.native import GroupAffineCall, KernelSet, ProductCall, QuantizeCall, Window
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cpu/kernel_table.h
@@ -119,13 +119,19 @@ class _Product:
     def __init__(
         self, kernels: KernelSet, weight: Tensor, scales: Tensor, bias: Tensor | None, up: Tensor | None, format: str,
         bits: int, dtype: torch.dtype, activation: str | None, gate: Any = None, residual: Any = None,
+        active: int | None = None,
     ) -> None:  # fmt: skip
         self.kernels, self.dtype, self.epilogue = kernels, dtype, (gate, residual)
+        library, columns, rows = kernels.library, kernels.columns, len(weight)
+        self.n = rows if active is None else rows // 2
+        if active is not None:
+            order = in_turns(rows, columns, active)
+            weight, scales = weight[order], scales[order]
+            bias, up = (None if t is None else t[order] for t in (bias, up))
         weight_bits = 8 if weight.dtype == torch.int8 else 4
-        self.n, k = len(weight), weight[0].numel() * 8 // weight_bits
-        library, columns = kernels.library, kernels.columns
-        self.weight = torch.empty(library.aq_packed_bytes(kernels.table, weight_bits, self.n, k), dtype=torch.uint8)
-        library.aq_pack_weight(kernels.table, weight_bits, at(weight.contiguous()), self.n, k, at(self.weight))
+        k = weight[0].numel() * 8 // weight_bits
+        self.weight = torch.empty(library.aq_packed_bytes(kernels.table, weight_bits, rows, k), dtype=torch.uint8)
+        library.aq_pack_weight(kernels.table, weight_bits, at(weight.contiguous()), rows, k, at(self.weight))
         own_scales, wholes = product_scales(kernels.tiles and bits != 32, format_named(format), scales, k // GROUP)
         self.scales, self.wholes = panels(own_scales, columns), None if wholes is None else panels(wholes, columns)
         self.bias = None if bias is None else panels(bias.float().unsqueeze(1), columns)
@@ -134,6 +140,7 @@ class _Product:
             weight=at(self.weight), weight_scales=at(self.scales), wholes=at(self.wholes), bias=at(self.bias), up=at(self.up),
             up_scales=at(self.up_scales), n=self.n, k=k, rank=0 if up is None else up.shape[1], bits=bits,
             weight_bits=weight_bits, weight_groups=own_scales.shape[1], activation=ACTIVATIONS.index(activation),
+            paired=active is not None,
         )  # fmt: skip
 
     def results(self, *outer: int) -> Tensor:
@@ -183,10 +190,13 @@ class GemmKernel(BoundKernel):
         self, kernels: KernelSet, codes: Any, scales: Any, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
         h: Any = None, up: Tensor | None = None, *,
         formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None, gate: Any = None, residual: Any = None,
+        active: int | None = None,
     ) -> None:  # fmt: skip
         bits, self.branch = format_named(formats[0]).bits, int(h is not None)
         up = up if self.branch else None
-        self.product = _Product(kernels, weight, weight_scales, bias, up, formats[1], bits, dtype, activation, gate, residual)
+        self.product = _Product(
+            kernels, weight, weight_scales, bias, up, formats[1], bits, dtype, activation, gate, residual, active
+        )
 
     def fits(self, *values: Tensor) -> bool:
         return True

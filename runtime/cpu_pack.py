@@ -18,6 +18,12 @@ def panels(rows: Tensor, columns: int) -> Tensor:
     return padded.unflatten(0, (-1, columns)).transpose(1, 2).contiguous()
 
 
+def in_turns(rows: int, columns: int, active: int) -> Tensor:
+    """The order of a weight's rows in which panels of its two halves take turns, those of the active one behind the others'."""
+    halves = torch.arange(rows).unflatten(0, (2, -1, columns))
+    return halves[[1 - active, active]].transpose(0, 1).flatten()
+
+
 def product_scales(tiles: bool, format: NumberFormat, stored: Tensor, groups: int) -> tuple[Tensor, Tensor | None]:
     """Scales (N, groups) of a weight. For tiles as few as there are, and whole numbers (N, groups) for each group on top of
     them, in the first and third byte of four."""

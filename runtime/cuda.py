@@ -45,6 +45,9 @@ class Cuda:
         found = next((k for k in KERNELS if k.operator == operator and k.refusal(*args, **kwargs) is None), None)
         return found.make(self.engine, *args, **kwargs) if found else None
 
+    def gates(self, columns: int) -> bool:
+        return False
+
     def joins(self, columns: int, format: str) -> bool:
         return False
 

@@ -60,7 +60,7 @@ class ProductCall(ctypes.Structure):
         ("up_scales", ctypes.c_void_p),
         ("window", ctypes.POINTER(Window)),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups", "weight_groups")),
-        *((name, ctypes.c_int32) for name in ("bits", "weight_bits", "activation")),
+        *((name, ctypes.c_int32) for name in ("bits", "weight_bits", "activation", "paired")),
         *((name, Spread) for name in ("gate", "residual")),
         ("y", ctypes.c_void_p),
         ("next", ctypes.POINTER(QuantizeCall)),

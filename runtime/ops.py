@@ -121,16 +121,17 @@ def _gemm(
     codes: Tensor, scales: Tensor | None, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
     h: Tensor | None = None, up: Tensor | None = None, *,
     formats: tuple[str | None, str], dtype: torch.dtype, activation: str | None = None,
-    gate: Tensor | None = None, residual: Tensor | None = None,
+    gate: Tensor | None = None, residual: Tensor | None = None, active: int | None = None,
 ) -> Tensor:  # fmt: skip
     """activation(decode(codes) decode(weight)ᵀ + h upᵀ + bias) * gate + residual: codes (..., K), weight (N, K) -> (..., N).
 
     formats: of the activation codes, or None where `codes` are plain numbers without scales; of the weight codes.
     h (..., r) and up (N, r) are the low-rank branch. gate and residual in any shape that fits the result, which is in `dtype`.
+    With `active`, 0 or 1, the columns are two halves: that one is activated and multiplies the other (arXiv 2002.05202).
     """
     x = codes.float() if formats[0] is None or scales is None else format_named(formats[0]).decode(codes, scales)
     plain = format_named(formats[1]).decode(weight, weight_scales)
-    return multiplied(x, plain, bias, h, up, dtype=dtype, activation=activation, gate=gate, residual=residual)
+    return multiplied(x, plain, bias, h, up, dtype=dtype, activation=activation, gate=gate, residual=residual, active=active)
 
 
 def _gemm_quantize(
@@ -158,12 +159,15 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *, format: str, scale:
 
 def multiplied(
     x: Tensor, weight: Tensor, bias: Tensor | None, h: Tensor | None, up: Tensor | None, *, dtype: torch.dtype,
-    activation: str | None = None, gate: Tensor | None = None, residual: Tensor | None = None,
+    activation: str | None = None, gate: Tensor | None = None, residual: Tensor | None = None, active: int | None = None,
 ) -> Tensor:  # fmt: skip
     """`gemm` of plain numbers."""
     y = F.linear(x, weight)
     y = y if h is None or up is None else y + F.linear(h, up.float())
     y = y if bias is None else y + bias.float()
+    if active is not None and activation:
+        halves = y.chunk(2, -1)
+        y, activation = halves[1 - active] * ACTIVATIONS[activation](halves[active]), None
     return _finished(y, activation, gate, residual).to(dtype)
 
 

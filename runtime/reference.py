@@ -22,6 +22,9 @@ class Reference:
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
         return None
 
+    def gates(self, columns: int) -> bool:
+        return False
+
     def joins(self, columns: int, format: str) -> bool:
         return False
 

@@ -189,7 +189,7 @@ class Apart:
         from aquatint.runtime.cpu import Cpu
 
         cpu = Cpu(kernels)
-        self.name, self.device, self.lower = cpu.name, cpu.device, cpu.lower
+        self.name, self.device, self.gates, self.lower = cpu.name, cpu.device, cpu.gates, cpu.lower
 
     def joins(self, columns: int, format: str) -> bool:
         return False

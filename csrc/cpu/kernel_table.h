@@ -103,6 +103,7 @@ struct ProductCall {
     const Window* window;  // null for a linear
     int64_t m, n, k, rank, scale_groups, weight_groups;
     int32_t bits, weight_bits, activation;
+    int32_t paired;  // weights have 2 n columns, panels of which take turns: y = one times activation(the next). With tiles alone
     Spread gate, residual;  // of n numbers: y = activation(...) * gate + residual; null with floats
     float* y;               // (m, n); null with `next`
     const QuantizeCall* next;  // what alone reads y, to 8 bits with at most smoothing before it; or null. With tiles alone

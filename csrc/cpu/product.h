@@ -164,7 +164,7 @@ struct Product {
     }
 
     static bool more_to_do(const ProductCall& call, const Rows& rows, int64_t panel) {
-        return call.activation || rows.gate || rows.residual || call.n < (panel + 1) * P::kColumns;
+        return (call.activation && !call.paired) || rows.gate || rows.residual || call.n < (panel + 1) * P::kColumns;
     }
 
     // One row's activation, gate and residual, and out.
@@ -182,7 +182,7 @@ struct Product {
     [[gnu::always_inline]] static void finish_row(const ProductCall& call, const Rows& rows, int64_t row, int64_t column,
                                                   Float& low, Float& high) {
         int64_t left = call.n - column;
-        if (call.activation) {
+        if (call.activation && !call.paired) {
             low = Activations<V>::apply(call.activation, low);
             high = Activations<V>::apply(call.activation, high);
         }

@@ -41,8 +41,12 @@ struct TileProduct {
             if (call.next) work.next.emplace(*call.next, count);
         };
         cut(call).work(tasks, ready, [&](int64_t, int64_t panel) {
-            const int8_t* weight = as_signed(call, panel);
-            tile_pairs(work.rows.count, [&](auto Both, int64_t row) { pair<Both.value>(work, row, panel, weight); });
+            int64_t own = call.paired ? 2 * panel : panel;  // of the weight's panels
+            const int8_t *weight = as_signed(call, own, 0), *next = call.paired ? as_signed(call, own + 1, 1) : nullptr;
+            tile_pairs(work.rows.count, [&](auto Both, int64_t row) {
+                pair<Both.value>(work, row, own, weight);
+                if (next) pair<Both.value>(work, row, own + 1, next);
+            });
             if (!work.next || (panel + 1) * P::kColumns < call.n) return;
             finish(work, kPair);
             work.next->close(work.first, work.rows.count);
@@ -75,11 +79,11 @@ struct TileProduct {
     }
 
     // A panel's weights as signed bytes; those of 4 bits times the whole number of their group, where there is one.
-    static const int8_t* as_signed(const ProductCall& call, int64_t panel) {
+    static const int8_t* as_signed(const ProductCall& call, int64_t panel, int64_t place) {
         int64_t groups = call.k / kGroup;
         const uint8_t* packed = call.weight + panel * P::kColumns * call.k * call.weight_bits / 8;
         if (call.weight_bits == 8) return reinterpret_cast<const int8_t*>(packed);
-        auto* bytes = scratch<uint8_t, 7>(call.k * P::kColumns);
+        auto* bytes = scratch<uint8_t, 7>(2 * call.k * P::kColumns) + place * call.k * P::kColumns;
         for (int64_t group = 0; group < groups; ++group, packed += 1024, bytes += 2048)
             V::unpack_signed(packed, bytes, call.wholes ? call.wholes + (panel * groups + group) * P::kColumns : nullptr);
         return reinterpret_cast<const int8_t*>(bytes - groups * 2048);
@@ -110,6 +114,7 @@ struct TileProduct {
         int turn;
         alignas(64) int32_t sums[kBatch * kPair * kPair];
         alignas(64) float totals[2][kPair * kPair], side[kPair * kPair];
+        alignas(64) float held[kPair * kPair];  // of a pair of panels, what the second one's activation multiplies
 
         explicit Work(const ProductCall& call) : call(call), unit{}, turn(0) {}
     };
@@ -204,7 +209,8 @@ struct TileProduct {
         const float* own = call.weight_scales + unit.panel * P::kColumns;
         auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
         auto w_low = work.whole ? V::load(own) : V::zero(), w_high = work.whole ? V::load(own + V::width) : V::zero();
-        bool more = Product<V>::more_to_do(call, rows, unit.panel);
+        int64_t panel = call.paired ? unit.panel / 2 : unit.panel;  // of the result
+        bool more = Product<V>::more_to_do(call, rows, panel);
         for (int64_t r = from; r < to; ++r) {
             const float* totals = unit.totals + r * kPair;
             auto low = V::load(totals), high = V::load(totals + V::width);
@@ -219,12 +225,22 @@ struct TileProduct {
                 low = V::add(low, V::load(work.side + r * kPair));
                 high = V::add(high, V::load(work.side + r * kPair + V::width));
             }
+            float* held = work.held + r * kPair;
+            if (call.paired && unit.panel % 2 == 0) {
+                V::store(held, low);
+                V::store(held + V::width, high);
+                continue;
+            }
+            if (call.paired) {
+                low = V::mul(Activations<V>::apply(call.activation, low), V::load(held));
+                high = V::mul(Activations<V>::apply(call.activation, high), V::load(held + V::width));
+            }
             if (work.next)
-                work.next->take(call, rows, unit.row + r, unit.panel, low, high);
+                work.next->take(call, rows, unit.row + r, panel, low, high);
             else if (more)
-                Product<V>::leave(call, rows, unit.row + r, work.first, unit.panel, low, high);
+                Product<V>::leave(call, rows, unit.row + r, work.first, panel, low, high);
             else
-                Product<V>::put(call, rows, unit.row + r, work.first, unit.panel, low, high);
+                Product<V>::put(call, rows, unit.row + r, work.first, panel, low, high);
         }
     }
 

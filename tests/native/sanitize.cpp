@@ -128,7 +128,8 @@ void product(const KernelTable* table) {
     ProductCall call{bits == 32 ? static_cast<const void*>(x.data()) : codes.data(), scales.data(), packed.data(),
                      weight_scales.data(), whole ? wholes.data() : nullptr, draw(0, 1) ? bias.data() : nullptr, rank ? h.data() : nullptr,
                      rank ? up.data() : nullptr, up_scales.data(), gathered ? &window : nullptr, m, n, k, rank, scale_groups, weight_groups, bits,
-                     weight_bits, int32_t(draw(0, 3)), spread(), spread(), y.data()};
+                     weight_bits, int32_t(draw(0, 3)), 0, spread(), spread(), y.data()};
+    if (table->tiles && bits != 32 && !gathered && n % 64 == 0 && draw(0, 1)) call.paired = 1, call.n = n /= 2;
     if (table->tiles && bits == 8 && !gathered && n % 64 == 0) {
         QuantizeCall next{};
         auto smooth = floats(n);
@@ -145,14 +146,14 @@ void product(const KernelTable* table) {
 }
 
 void attention(const KernelTable* table) {
-    int64_t batch = draw(1, 2), heads = draw(1, 3), queries = draw(1, 60), keys = draw(1, 60), width = draw(1, 80);
+    int64_t batch = draw(1, 2), heads = draw(1, 3), queries = draw(1, 60), keys = draw(1, 300), width = draw(1, 80);
     auto q = floats(batch * queries * heads * width), k = floats(batch * keys * heads * width), v = floats(k.size());
     std::vector<float> y(q.size());
     auto of = [&](const std::vector<float>& x, int64_t rows) {
         return Heads{x.data(), rows * heads * width, width, heads * width};
     };
-    AttentionCall call{of(q, queries), of(k, keys), of(v, keys), batch, heads, queries, keys, width, 0.1f, y.data()};
-    aq_attention(table, &call, 1);
+    AttentionCall call{of(q, queries), of(k, keys), of(v, keys), batch, heads, queries, keys, width, 0.1f, int32_t(draw(0, 1)), y.data()};
+    aq_attention(table, &call, int(draw(1, 3)));
 }
 
 void linear(const KernelTable* table) {
