@@ -82,7 +82,7 @@ def main() -> None:
     commands = [f"python -m benchmarks.cpu_peers {shlex.join(sys.argv[1:])}".strip()]
     if options.add and (earlier := todays_record(name)):
         results = {**{c: earlier["cases"][c] for c in CASES if c in earlier["cases"]}, **results}
-        commands = [*earlier["commands"], *commands]
+        commands = list(dict.fromkeys([*earlier["commands"], *commands]))
     found = {"threads": options.threads, "turns": options.turns, "commands": commands, "cases": results}
     path = write_record(name, found)
     lines = "\n".join(f"    {command}" for command in commands)
