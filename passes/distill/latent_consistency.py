@@ -1,7 +1,7 @@
 """Latent consistency distillation: consistent with where the teacher's solver comes to, many time steps further.
 
-Luo et al. 2023 (arXiv 2310.04378), algorithm 1: pseudo-Huber distance. The target is the student as it is, without a gradient, and no
-average of it: in runs as short as a processor allows, averages changed nothing (docs/fewer_steps.md).
+Luo et al. 2023 (arXiv 2310.04378), algorithm 1: pseudo-Huber distance. The target is the student as it is, without a gradient,
+and no average of it: in runs as short as a processor allows, averages changed nothing (docs/fewer_steps.md).
 """
 
 from __future__ import annotations
