@@ -13,8 +13,6 @@ from aquatint.compiler.edit import ITEM, activation_of, is_call
 from aquatint.compiler.weights import Weights
 from aquatint.runtime import ops
 
-EPILOGUE = ("activation", "gate", "residual")
-
 
 def gated(graph: fx.Graph, weights: Weights, gates: Callable[[int], bool]) -> fx.Graph:
     """A graph in which `gates(columns)` has been asked about every gated linear unit (arXiv 2002.05202) behind a product.
@@ -74,4 +72,4 @@ def _is_free(product: object) -> bool:
     if not is_call(product, "aquatint::gemm") or len(product.users) != 1:  # type: ignore[union-attr]
         return False
     options = product.kwargs  # type: ignore[union-attr]
-    return options["formats"][0] is not None and all(options.get(name) is None for name in EPILOGUE)
+    return options["formats"][0] is not None and all(options.get(name) is None for name in ops.EPILOGUE)

@@ -131,7 +131,7 @@ class _Traceable(nn.Module):
 def _called(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if isinstance(target, ops.Operator):
         return _standing_for(target, args, kwargs)
-    if target is torch.ops.aten.scaled_dot_product_attention.default and _is_plain_attention(*args, **kwargs):
+    if target is torch.ops.aten.scaled_dot_product_attention.default and _has_heads(*args, **kwargs):
         query, key, value = args[:3]
         options: dict[str, Any] = {} if kwargs.get("scale") is None else {"scale": float(kwargs["scale"])}
         return torch.onnx.ops.symbolic(
@@ -145,12 +145,9 @@ def _called(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return target(*args, **kwargs)
 
 
-def _is_plain_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Any = None, dropout: float = 0.0, causal: bool = False, **options: Any
-) -> bool:
-    """Heads of (B, heads, tokens, width) without a mask: others go by the exporter's own translation."""
-    shared = options.get("enable_gqa", False)
-    return query.dim() == 4 and mask is None and options.get("attn_mask") is None and not dropout and not causal and not shared
+def _has_heads(query: Tensor, *others: Any, **options: Any) -> bool:
+    """Of (B, heads, tokens, width), and plain: others go by the exporter's own translation."""
+    return query.dim() == 4 and ops.is_plain_attention(query, *others, **options)
 
 
 def _standing_for(op: ops.Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

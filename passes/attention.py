@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import fx
 
 from aquatint.compiler.edit import is_call
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
 from aquatint.compiler.verify import dtypes
-from aquatint.runtime.ops import operator_named
+from aquatint.runtime.ops import is_plain_attention, operator_named
 
 WIDE = "aten::scaled_dot_product_attention.default"
 
@@ -32,7 +31,7 @@ class Attention:
     exact: ClassVar[bool] = False
 
     def run(self, program: Program, context: Context) -> Report:
-        plain = [n for n in program.graph.nodes if is_call(n, WIDE) and _is_plain(*n.args, **n.kwargs)]
+        plain = [n for n in program.graph.nodes if is_call(n, WIDE) and is_plain_attention(*n.args, **n.kwargs)]
         known = dtypes(program, list(context.calibration.calls[0])) if plain else {}
         wide = [n for n in plain if known.get(n.name) == torch.float32]
         for node in wide:
@@ -40,9 +39,3 @@ class Attention:
             node.target, node.args = operator_named("aquatint::attention"), node.args[:3]
             node.kwargs = {"format": self.format, **scale}
         return Report(self.name, {"": {"attention": len(wide)}})
-
-
-def _is_plain(
-    query: fx.Node, key: fx.Node, value: fx.Node, mask: Any = None, dropout: float = 0.0, causal: bool = False, **options: Any
-) -> bool:
-    return mask is None and options.get("attn_mask") is None and not (dropout or causal or options.get("enable_gqa"))

@@ -16,8 +16,6 @@ from aquatint.runtime import ops
 
 Known = dict[str, Tensor]
 
-OPTIONS = ("activation", "gate", "residual")  # in the order in which the kernel does them
-
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -87,7 +85,7 @@ def _take_operand(node: fx.Node, operator: str, option: str, known: Known) -> bo
 
 def _is_free(product: fx.Node, option: str) -> bool:
     """Can this product still take it? What it has taken already must come before."""
-    return all(product.kwargs.get(name) is None for name in OPTIONS[OPTIONS.index(option) :])
+    return all(product.kwargs.get(name) is None for name in ops.EPILOGUE[ops.EPILOGUE.index(option) :])
 
 
 def _fits(operand: fx.Node, other: fx.Node, node: fx.Node, known: Known) -> bool:

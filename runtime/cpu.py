@@ -31,7 +31,7 @@ from aquatint.runtime.cpu_sparse import (
     TakeKernel,
 )
 from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
-from aquatint.runtime.ops import can_go_by_squares
+from aquatint.runtime.ops import can_go_by_squares, is_plain_attention
 
 INPUT_FORMATS = ("int8", "int4-g64")
 WEIGHT_FORMATS = ("int4-g64", "int4-g64-whole")
@@ -123,11 +123,9 @@ def affine_refusal(x: Any, groups: Any, weight: Any = None, bias: Any = None, *e
     return None if _fixed(weight) and _fixed(bias) else "weight or bias is not fixed"
 
 
-def attention_refusal(
-    q: Any, k: Any, v: Any, mask: Any = None, dropout: Any = 0.0, causal: Any = False, **options: Any
-) -> str | None:
+def attention_refusal(q: Any, k: Any, v: Any, *others: Any, **options: Any) -> str | None:
     """Why there is no kernel for this attention, or None."""
-    if mask is not None or dropout or causal or options.get("enable_gqa"):
+    if not is_plain_attention(q, k, v, *others, **options):
         return "no kernel masks, drops or shares heads"
     if options.get("format", "float32") not in ("float32", "bfloat16"):
         return f"no kernel attends in {options['format']}"

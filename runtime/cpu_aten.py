@@ -84,7 +84,7 @@ class AttentionKernel(BoundKernel):
         self, kernels: KernelSet, q: Any, k: Any, v: Any, attn_mask: None = None, dropout_p: float = 0.0,
         is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False, format: str = "float32",
     ) -> None:  # fmt: skip
-        self.kernels, self.scale, self.small = kernels, scale, format == "bfloat16"
+        self.kernels, self.scale, self.bfloat16 = kernels, scale, format == "bfloat16"
 
     def fits(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
         plain = all(t.dim() == 4 and t.dtype == torch.float32 and t.stride(-1) == 1 for t in (q, k, v))
@@ -98,7 +98,7 @@ class AttentionKernel(BoundKernel):
     def bind(self, results: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Run:
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
         heads = [Heads(at(t), *t.stride()[:3]) for t in (q, k, v)]
-        call = AttentionCall(*heads, *q.shape[:3], k.shape[2], q.shape[3], scale, self.small, at(results))
+        call = AttentionCall(*heads, *q.shape[:3], k.shape[2], q.shape[3], scale, self.bfloat16, at(results))
         return runner(self.kernels, self.kernels.library.aq_attention, call, (q, k, v, results))
 
 

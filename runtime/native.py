@@ -81,7 +81,7 @@ class AttentionCall(ctypes.Structure):
         *((name, Heads) for name in ("q", "k", "v")),
         *((name, ctypes.c_int64) for name in ("batch", "heads", "queries", "keys", "width")),
         ("scale", ctypes.c_float),
-        ("small", ctypes.c_int32),
+        ("bfloat16", ctypes.c_int32),
         ("y", ctypes.c_void_p),
         ("threads", ctypes.c_int64),
     ]

@@ -33,6 +33,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 DOMAIN, ATTENTION = "aquatint", "attention"
 
 
+EPILOGUE = ("activation", "gate", "residual")  # what a product does with its result, in this order
+
+
 class Slot:
     """In the arguments of a call that is being lowered: a value that is known only at run time."""
 
@@ -151,10 +154,18 @@ def _gemm_quantize(
 def _attention(query: Tensor, key: Tensor, value: Tensor, *, format: str, scale: float | None = None) -> Tensor:
     """softmax(scale query keyᵀ) value in a small float format, "bfloat16": (B, heads, T, D) each, in the dtype of the query.
 
-    What is multiplied is rounded to it, as FlashAttention (arXiv 2205.14135) has it; sums are not. No scale: 1 / sqrt(D).
+    What is multiplied is rounded to it, and the result, as FlashAttention (arXiv 2205.14135) has it; sums are not. No scale:
+    1 / sqrt(D).
     """
     q, k, v = (t.to(getattr(torch, format)) for t in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).to(query.dtype)
+
+
+def is_plain_attention(
+    query: Any, key: Any, value: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False, **options: Any
+) -> bool:
+    """Of the arguments of PyTorch's attention: is nothing masked, dropped or shared?"""
+    return mask is None and options.get("attn_mask") is None and not (dropout or causal or options.get("enable_gqa"))
 
 
 def multiplied(
@@ -165,9 +176,9 @@ def multiplied(
     y = F.linear(x, weight)
     y = y if h is None or up is None else y + F.linear(h, up.float())
     y = y if bias is None else y + bias.float()
-    if active is not None and activation:
+    if active is not None:
         halves = y.chunk(2, -1)
-        y, activation = halves[1 - active] * ACTIVATIONS[activation](halves[active]), None
+        y, activation = halves[1 - active] * _finished(halves[active], activation, None, None), None
     return _finished(y, activation, gate, residual).to(dtype)
 
 

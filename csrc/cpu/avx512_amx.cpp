@@ -91,7 +91,7 @@ template <>
 struct Ways<Avx512Amx> {
     using Multiplication = TileProduct<Avx512Amx>;
     using Branch = Halves<Avx512Amx>;
-    using Attending = TileAttentions<Avx512Amx>;
+    using Attending = TileAttention<Avx512Amx>;
 };
 
 namespace {

@@ -122,7 +122,7 @@ struct AttentionCall {
     Heads q, k, v;
     int64_t batch, heads, queries, keys, width;
     float scale;
-    int32_t small;    // may what is multiplied be rounded to bfloat16?
+    int32_t bfloat16;  // may what is multiplied be rounded to bfloat16?
     float* y;         // (batch, queries, heads, width)
     int64_t threads;  // that share the work; no number depends on it
 };

@@ -12,7 +12,7 @@
 namespace aquatint {
 
 template <class V, int Parts>
-struct TileAttention {
+struct AttentionBy {
     using Head = TileHeads<V, Parts>;
     using P = Panels<V>;
     using H = Halves<V>;
@@ -214,10 +214,10 @@ struct TileAttention {
 
 // As exact as the call asks for.
 template <class V>
-struct TileAttentions {
-    static int64_t tasks(const AttentionCall& call) { return TileAttention<V, 1>::tasks(call); }
+struct TileAttention {
+    static int64_t tasks(const AttentionCall& call) { return AttentionBy<V, 1>::tasks(call); }
     static void work(const AttentionCall& call, Tasks& tasks) {
-        call.small ? TileAttention<V, 1>::work(call, tasks) : TileAttention<V, 3>::work(call, tasks);
+        call.bfloat16 ? AttentionBy<V, 1>::work(call, tasks) : AttentionBy<V, 3>::work(call, tasks);
     }
 };
 
