@@ -8,11 +8,13 @@ from typing import ClassVar
 import torch
 
 from aquatint.compiler.edit import is_call
+from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
 from aquatint.compiler.verify import dtypes
 from aquatint.runtime.ops import is_plain_attention, operator_named
 
+FORMATS = ("bfloat16",)
 WIDE = "aten::scaled_dot_product_attention.default"
 
 
@@ -29,6 +31,10 @@ class Attention:
     format: str = "bfloat16"
     name: ClassVar[str] = "attention"
     exact: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise RecipeError(f"no attention in {self.format!r}; known: {', '.join(FORMATS)}")
 
     def run(self, program: Program, context: Context) -> Report:
         plain = [n for n in program.graph.nodes if is_call(n, WIDE) and is_plain_attention(*n.args, **n.kwargs)]

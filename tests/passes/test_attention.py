@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import aquatint
 from aquatint.compiler.capture import Example, capture
+from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.pipeline import Context, run_pass
 from aquatint.compiler.statistics import Calibration
 from aquatint.passes.attention import Attention
@@ -58,6 +59,11 @@ def test_what_is_masked_is_left_alone(options: dict[str, object]) -> None:
 
 def test_what_is_small_already_is_left_alone() -> None:
     assert changed(Attending().bfloat16(), TOKENS.bfloat16())[0] == 0
+
+
+def test_other_formats_are_refused() -> None:
+    with pytest.raises(RecipeError, match="no attention in 'int8'; known: bfloat16"):
+        Attention(format="int8")
 
 
 @pytest.mark.parametrize("recipe", sorted(PRESETS))
