@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,19 +73,25 @@ class Classroom:
             said = self.says(self.teacher.model, given)(noise, torch.full((4,), self.process.times - 1))
         check_prediction(self.process, noise, said)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it all is computed. What is drawn is drawn by the processor, so that a seed means the same everywhere."""
+        return self.student.device
+
     def noise(self, count: int, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Noise of an iteration, and the conditions that go with it."""
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration + 1)
-        given = self.conditions(count, random)
-        return torch.randn(count, *self.shape, generator=random), given
+        given = {name: tensor.to(self.device) for name, tensor in self.conditions(count, random).items()}
+        return torch.randn(count, *self.shape, generator=random).to(self.device), given
 
     def says(self, who: Trainable, given: dict[str, Tensor], precision: str = "float32") -> Says:
         """What one of them predicts under conditions."""
         name = who.program.interface.inputs[0].path
 
         def predicted(state: Tensor, time: Tensor) -> Tensor:
-            with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                said = who(**{name: state, "timestep": self.process.told[time]}, **given)
+            narrow = torch.autocast(state.device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+            with narrow:
+                said = who(**{name: state, "timestep": self.process.told[time].to(state.device)}, **given)
             return said[:, : state.shape[1]].float()
 
         return predicted
@@ -96,8 +103,9 @@ class Classroom:
             return wanted
 
         def predicted(state: Tensor, time: Tensor) -> Tensor:
-            nothing = {**given, **guide.unconditional(len(state), torch.Generator().manual_seed(0))}
-            plain = self.says(who.model, nothing, precision)(state, time)
+            nothing = guide.unconditional(len(state), torch.Generator().manual_seed(0))
+            unasked = {**given, **{name: tensor.to(state.device) for name, tensor in nothing.items()}}
+            plain = self.says(who.model, unasked, precision)(state, time)
             return plain + guide.weight * (wanted(state, time) - plain)
 
         return predicted
@@ -111,7 +119,7 @@ class Classroom:
             turn = school.company.turn(iteration)
             noise, given = self.noise(self.batch, turn)
             random = torch.Generator().manual_seed(self.seed * 1_000_003 + turn + 500_000)
-            clean = None if data is None else data[torch.randint(len(data), (self.batch,), generator=random)].float()
+            clean = None if data is None else data[torch.randint(len(data), (self.batch,), generator=random)].to(noise)
             precision = school.schooling.precision
             teacher = self.teaches(self.teacher, given, precision)
             student = self.says(self.student, given, precision)
@@ -125,12 +133,12 @@ class Classroom:
     def promoted(self) -> Classroom:
         """With what the student knows now as the next teacher."""
         program = self.student.program_with(self.student.state())
-        return replace(self, teacher=Teacher(Trainable(program).requires_grad_(False)))
+        return replace(self, teacher=Teacher(Trainable(program, device=self.device).requires_grad_(False)))
 
     def compared(self, trained: Program, stamps: Sequence[int]) -> Comparison:
         """What was trained and the plain teacher beside the teacher in many steps, on noise that neither has seen."""
         noise, given = self.noise(CHECKED, -2)
-        ships = Trainable(trained).requires_grad_(False)
+        ships = Trainable(trained, device=self.device).requires_grad_(False)
         student, original = self.says(ships, given), self.teaches(self.original, given)
 
         def drawn(says: Says, through: Sequence[int]) -> Tensor:

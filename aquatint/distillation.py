@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from aquatint.calibrate import Recorder, default_calibration
@@ -50,6 +51,7 @@ def distill(
     schooling: Schooling = Schooling(),  # noqa: B008  frozen
     folder: str | Path | None = None,
     tables: bool = False,
+    device: torch.device | str = "cpu",
     seed: int = 0,
     watch: Watch = lambda *_: None,
 ) -> CompressedModule:
@@ -73,6 +75,7 @@ def distill(
     folder      where checkpoints go, and where a run that was stopped goes on from
     tables      what follows from time (and a class) alone is looked up: no products for it any more, and no other times; see
                 `passes.tabulate`
+    device      where teacher and student are trained, e.g. "cuda"; the student that is returned runs on the processor
     watch       called as (iteration, loss, seconds left)
 
     The student carries its scheduler's configuration in `program.sampler`, with its number of steps, and a `Comparison` in
@@ -92,13 +95,14 @@ def distill(
         )
     if train == "branch" and teacher is None:
         raise DistillError("a branch learns from the model as it was before it was quantized: give teacher=")
+    where = _reachable(device)
     program = program_of(model, calibrate, scheduler, seed)
     above = program if teacher is None else program_of(teacher, calibrate, scheduler, seed)
     asked = conditions or default_conditions(program)
-    process, student = Process.of(scheduler), Trainable(program, train)
+    process, student = Process.of(scheduler), Trainable(program, train, where)
     process = process if time_scale == 1.0 else replace(process, told=process.told * time_scale)
     guide = None if guidance == 1.0 else Guide(guidance, unconditional or default_unconditional(program))
-    first, shape = Teacher(Trainable(above).requires_grad_(False), guide), program.interface.inputs[0].example[1:]
+    first, shape = Teacher(Trainable(above, device=where).requires_grad_(False), guide), program.interface.inputs[0].example[1:]
     classroom = Classroom(process, first, student, first, shape, asked, batch, seed)
     classroom.check()
     stages = _stages(chosen, classroom, steps)
@@ -145,6 +149,14 @@ def program_of(model: nn.Module, calibrate: Callable[[Any], object] | None, sche
     if not recorder.examples:
         raise DistillError("`calibrate` never called the model")
     return capture(model, recorder.examples[0], type(model).__name__)
+
+
+def _reachable(device: torch.device | str) -> torch.device:
+    """DistillError for one that this torch has not."""
+    try:
+        return torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise DistillError(f"a student can't be trained on {device}: {str(error).splitlines()[0]}") from error
 
 
 def _stages(method: Any, classroom: Classroom, steps: int) -> list[tuple[int, ...]]:

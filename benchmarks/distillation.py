@@ -88,7 +88,7 @@ def student(name: str, teacher: Checkpoint, label: str, steps: int, options: arg
         options,
         lambda: aquatint.distill(
             teacher.model, teacher.scheduler, method, steps, data=data, batch=options.batch, schooling=schooling,
-            folder=place, watch=_shown(f"{name} {method} {steps}"),
+            folder=place, device=options.device, watch=_shown(f"{name} {method} {steps}"),
         ),
     )  # fmt: skip
 
@@ -110,7 +110,7 @@ def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps
         options,
         lambda: aquatint.distill(
             small, teacher.scheduler, "sfd", steps, train="branch", teacher=teacher.model, batch=options.batch,
-            schooling=schooling, folder=place, watch=_shown(f"{name} {label} {steps}"),
+            schooling=schooling, folder=place, device=options.device, watch=_shown(f"{name} {label} {steps}"),
         ),
     )  # fmt: skip
 
@@ -295,6 +295,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--branch-rate", type=float, default=1e-3)
     parser.add_argument("--precision", default="bfloat16", help="of products in training (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where to train; judged on the processor (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--quantized", default="", help="W4A8, W4A4 or both, by commas: quantized students too")
     parser.add_argument("--kept", action="store_true", help="show what was trained before; train nothing")

@@ -17,7 +17,7 @@ Says = Callable[[Tensor, Tensor], Tensor]  # a state (N, ...) and times (N,) -> 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one iteration works on.
+    """What one iteration works on. Times and what is drawn at random are on the processor, images where they are computed.
 
     noise   (N, ...);  clean: images from the user's data, or None
     random  for whatever a loss draws
@@ -63,7 +63,7 @@ def seen(process: Process, says: Says, state: Tensor, time: Tensor) -> Tensor:
     """The image that is seen in each state (N, ...) at its time; behind the last step the state is the image."""
     here = time.clamp(min=0)
     clean, _ = process.split(state, says(state, here), here)
-    return torch.where((time == CLEAN).view(-1, *[1] * (state.dim() - 1)), state, clean)
+    return torch.where((time == CLEAN).view(-1, *[1] * (state.dim() - 1)).to(state.device), state, clean)
 
 
 def ddim(process: Process, says: Says, state: Tensor, stamps: Sequence[int]) -> Tensor:

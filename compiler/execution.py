@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from aquatint.compiler.numerics import linear, pixel_linear
-from aquatint.compiler.weights import Narrow, Weights, read
+from aquatint.compiler.weights import Derived, Narrow, Weights, read
 from aquatint.runtime import ops
 
 
@@ -50,7 +50,8 @@ class Execution:
                 self.kernels[node] = kernel
                 weights.release()  # what the kernel needs of them it has laid out
         for node, stored in self.weights.items():
-            if (device or isinstance(stored, Narrow)) and any(user not in self.kernels for user in node.users):
+            learns = isinstance(stored, Derived) and stored.learns
+            if (device or isinstance(stored, Narrow)) and not learns and any(user not in self.kernels for user in node.users):
                 self.weights[node] = read(stored) if device is None else read(stored).to(device)  # once, and not in every run
         self._steps = {n: self._step(n) for n in self.nodes}
         last_reads = self._last_reads()

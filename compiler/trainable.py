@@ -29,26 +29,28 @@ class Trainable(nn.Module):
 
     train  "all": every weight in floating point; "lora": an adapter of rank LORA beside the weight of every site, which is
            added to it in the end (arXiv 2106.09685); "branch": the up- and down-projections of a quantized program
+    device where it is trained, with a copy of all its weights if that is not the processor; the program itself stays there
     """
 
-    def __init__(self, program: Program, train: str = "all") -> None:
+    def __init__(self, program: Program, train: str = "all", device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.program = program
+        self.program, self.device = program, torch.device(device)
         first = _adapters(program) if train == "lora" else _own(program, train)
         if not first:
             raise DistillError(f"{program.name} has no weight to train with train={train!r}: is it quantized with a branch?")
         self.names = list(first)
-        self.trained = nn.ParameterList(map(nn.Parameter, first.values()))
-        weights = Weights(program.weights)
+        self.trained = nn.ParameterList(nn.Parameter(t.to(self.device)) for t in first.values())
+        elsewhere = self.device.type != "cpu"
+        weights = Weights({n: w.to(self.device) for n, w in program.weights.items()} if elsewhere else program.weights)
         self._put(weights, dict(zip(self.names, self.trained, strict=True)))
-        self._execution = Execution(program.graph, weights, straight_through)
+        self._execution = Execution(program.graph, weights, straight_through, self.device if elsewhere else None)
 
     def _put(self, weights: Weights, state: Mapping[str, Tensor]) -> None:
         """What is trained among all weights: in their place, or beside them."""
         for name, tensor in state.items():
             if name.endswith(UP):
                 weight = name.removesuffix(UP)
-                weights[weight] = Derived(self.program.weights[weight], None, tensor, state[weight + DOWN])
+                weights[weight] = Derived(weights[weight], None, tensor, state[weight + DOWN])
             elif not name.endswith(DOWN):
                 weights[name] = tensor
 
@@ -70,7 +72,7 @@ class Trainable(nn.Module):
     def program_with(self, state: Mapping[str, Tensor]) -> Program:
         """The program with trained weights, each rounded to as many bits as it was stored in."""
         changed = self.program.copy()
-        self._put(changed.weights, state)
+        self._put(changed.weights, {name: tensor.cpu() for name, tensor in state.items()})
         for name, before in self.program.weights.items():
             if changed.weights.stored(name) is not self.program.weights.stored(name):
                 changed.weights[name] = changed.weights[name].to(narrowest(before).dtype).to(before.dtype).clone()

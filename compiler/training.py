@@ -179,6 +179,7 @@ class School:
         for i, parameter in enumerate(self.student.trained):
             keys = [k for k in tensors if k.startswith("adam.") and k.endswith(f".{i}")]
             if keys:
-                self.optimizer.state[parameter] = {k.split(".")[1]: tensors[k] for k in keys}
+                kept = {k.split(".")[1]: tensors[k] for k in keys}
+                self.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in kept.items()}
         if self.average is not None:
-            self.average = {n: tensors[f"average.{n}"] for n in self.average}
+            self.average = {n: tensors[f"average.{n}"].to(self.student.device) for n in self.average}

@@ -33,6 +33,11 @@ class Derived:
     def dtype(self) -> torch.dtype:
         return self.base.dtype
 
+    @property
+    def learns(self) -> bool:
+        """Is it another one after each step of a training?"""
+        return self.up is not None and self.up.requires_grad
+
     def read(self) -> Tensor:
         """The weight, computed in float32, in the dtype of the base."""
         value = self.base.float() if self.factor is None else self.base.float() * self.factor.float()

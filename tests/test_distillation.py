@@ -368,6 +368,20 @@ def test_processes_train_one_student_together(tmp_path: Path) -> None:
     assert error(first, 2) * 3 < error(Exact(scheduler()), 2)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("train", ["all", "lora"])
+def test_a_student_is_trained_on_a_gpu(train: str, tmp_path: Path) -> None:
+    student, schooling = Small().eval(), Schooling(200, rate=2e-3, every=50, precision="bfloat16")
+    options: dict[str, Any] = {"train": train, "calibrate": called, "schooling": schooling, "folder": tmp_path}
+    learned = aquatint.distill(student, scheduler(), "sfd", 1, device="cuda", **options)
+    assert all(w.device.type == "cpu" for w in learned.program.weights.values())
+    found = learned.report["distillation"]
+    assert found["student"] * 1.5 < found["teacher"]
+    again = aquatint.distill(student, scheduler(), "sfd", 1, device="cuda", **options)  # from its last checkpoint
+    for name, weight in learned.program.weights.items():
+        assert torch.equal(weight, again.program.weights[name]), name
+
+
 def test_own_losses_plug_in() -> None:
     class Nearest:
         name, trains, needs_data, sampler = "nearest", True, False, "DDIMScheduler"
@@ -396,6 +410,8 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         aquatint.distill(Exact(plan), plan, train="some", calibrate=called)
     with pytest.raises(DistillError, match="no weight to train with train='branch'"):
         aquatint.distill(Exact(plan), plan, train="branch", teacher=Exact(plan), calibrate=called)
+    with pytest.raises(DistillError, match="can't be trained on cuda:99: "):
+        aquatint.distill(Exact(plan), plan, device="cuda:99", calibrate=called)
     with pytest.raises(DistillError, match="no precision 'int8'"):
         Schooling(precision="int8")
     with pytest.raises(DistillError, match="give data="):

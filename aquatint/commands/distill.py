@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, help="stop training after so long")
     parser.add_argument("--train", default="all", choices=("all", "lora"), help="lora: adapters alone (default: %(default)s)")
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help="of products in training")
+    parser.add_argument("--device", default="cpu", help="where to train, e.g. cuda (default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=1.0, help="that the student learns, of a model with classes")
     parser.add_argument("--checkpoints", type=Path, help="where they go (default: beside the output)")
     parser.add_argument("--config", type=Path, help="config.json of a single safetensors file")
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
         student = distill(
             checkpoint.model, checkpoint.scheduler, options.method, options.steps, batch=options.batch, folder=place,
             schooling=Schooling(options.iterations, options.seconds, options.rate, precision=options.precision),
-            train=options.train, guidance=options.guidance, seed=options.seed, watch=watch,
+            train=options.train, guidance=options.guidance, device=options.device, seed=options.seed, watch=watch,
         )  # fmt: skip
     if company.size > 1:
         dist.destroy_process_group()

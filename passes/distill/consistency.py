@@ -41,7 +41,7 @@ class Consistency:
         clean = seen(process, lesson.student, process.noised(batch.clean, batch.noise, time), time)
         distance = (clean - target).flatten(1).square().sum(1).clamp(min=1e-12).sqrt()
         apart = _level(process)[time] - torch.where(earlier == CLEAN, 0.0, _level(process)[earlier.clamp(min=0)])
-        yield (distance / apart.clamp(min=1e-3)).mean() / clean[0].numel() ** 0.5
+        yield (distance / apart.clamp(min=1e-3).to(distance)).mean() / clean[0].numel() ** 0.5
 
     def _earlier(self, time: Tensor, process: Process, done: float) -> Tensor:
         """At first far apart, near the end close together; CLEAN where nothing is between."""
