@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aquatint.compiler.distilling import Batch, Lesson, Method, Says, ddim
 from aquatint.compiler.errors import DistillError
+from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.process import Process, check_prediction
 from aquatint.compiler.program import Program
 from aquatint.compiler.time_schedule import optimal_stamps
@@ -47,9 +48,9 @@ class Guide:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Whom a student learns from, and the guidance that comes with it."""
+    """Whom a student learns from, and the guidance that comes with it. A compressed one runs by its kernels."""
 
-    model: Trainable
+    model: Trainable | CompressedModule
     guide: Guide | None = None
 
 
@@ -84,15 +85,17 @@ class Classroom:
         given = {name: tensor.to(self.device) for name, tensor in self.conditions(count, random).items()}
         return torch.randn(count, *self.shape, generator=random).to(self.device), given
 
-    def says(self, who: Trainable, given: dict[str, Tensor], precision: str = "float32") -> Says:
+    def says(self, who: Trainable | CompressedModule, given: dict[str, Tensor], precision: str = "float32") -> Says:
         """What one of them predicts under conditions."""
-        name = who.program.interface.inputs[0].path
+        interface, compressed = who.program.interface, isinstance(who, CompressedModule)
+        name = interface.inputs[0].path
 
         def predicted(state: Tensor, time: Tensor) -> Tensor:
-            narrow = torch.autocast(state.device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
-            with narrow:
-                said = who(**{name: state, "timestep": self.process.told[time].to(state.device)}, **given)
-            return said[:, : state.shape[1]].float()
+            narrow = precision == "bfloat16" and not compressed
+            asked = {name: state, "timestep": self.process.told[time].to(state.device), **given}
+            with torch.autocast(state.device.type, torch.bfloat16) if narrow else nullcontext():
+                said = who.run(interface.flatten((), asked)[0])[0]
+            return said[:, : state.shape[1]].to(state)
 
         return predicted
 
@@ -150,10 +153,10 @@ class Classroom:
         apart = [(drawn(says, through) - far).square().mean().sqrt().item() for says, through in pairs]
         return Comparison(len(stamps), *apart)
 
-    def best_times(self, steps: int) -> tuple[int, ...]:
+    def best_times(self, steps: int, norm: float) -> tuple[int, ...]:
         """Of the teacher's own path."""
         noise, given = self.noise(CHECKED, -3)
-        return optimal_stamps(self.process, self.teaches(self.teacher, given), noise, steps)
+        return optimal_stamps(self.process, self.teaches(self.teacher, given), noise, steps, norm)
 
 
 def default_conditions(program: Program) -> Conditions:

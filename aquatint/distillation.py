@@ -63,7 +63,8 @@ def distill(
                 which trains nothing and finds the times that so few steps are best taken at
     train       "all" weights; "lora", adapters that are added to them in the end; or the low-rank "branch" of a quantized
                 model, whose 4-bit weights stay as they are
-    teacher     whom to learn from: the model as it was before it was quantized; None: the model itself
+    teacher     whom to learn from: the model as it was before it was quantized; None: the model itself. A compressed one runs
+                by its kernels: in 8 bits ("w8a8") it teaches faster than the model, and says the same to 43 dB
     data        images (M, C, H, W) as the model sees them, for methods that need some
     conditions  called with (count, generator), gives the model's other inputs by name: class_labels, encoder_hidden_states
     guidance    the weight of classifier-free guidance that the teacher draws with; the student learns it, and is called
@@ -97,19 +98,21 @@ def distill(
         raise DistillError("a branch learns from the model as it was before it was quantized: give teacher=")
     where = _reachable(device)
     program = program_of(model, calibrate, scheduler, seed)
-    above = program if teacher is None else program_of(teacher, calibrate, scheduler, seed)
     asked = conditions or default_conditions(program)
     process, student = Process.of(scheduler), Trainable(program, train, where)
     process = process if time_scale == 1.0 else replace(process, told=process.told * time_scale)
     guide = None if guidance == 1.0 else Guide(guidance, unconditional or default_unconditional(program))
-    first, shape = Teacher(Trainable(above, device=where).requires_grad_(False), guide), program.interface.inputs[0].example[1:]
+    above = program if teacher is None else program_of(teacher, calibrate, scheduler, seed)
+    by_kernels = teacher if isinstance(teacher, CompressedModule) else None
+    first = Teacher(by_kernels or Trainable(above, device=where).requires_grad_(False), guide)
+    shape = program.interface.inputs[0].example[1:]
     classroom = Classroom(process, first, student, first, shape, asked, batch, seed)
     classroom.check()
     stages = _stages(chosen, classroom, steps)
     state = student.state()
     if chosen.trains:
         drawn = {"seed": seed, "batch": batch, "train": train, "guidance": guidance, "time_scale": time_scale}
-        about = {**describe(chosen), **drawn}
+        about = {**describe(chosen), **drawn} | ({} if by_kernels is None else {"teacher": dict(by_kernels.recipe)})
         for stage, stamps in enumerate(stages):
             part = replace(schooling, iterations=max(1, schooling.iterations // len(stages)))
             place = None if folder is None else Path(folder) / f"stage{stage}"
@@ -161,8 +164,9 @@ def _reachable(device: torch.device | str) -> torch.device:
 
 def _stages(method: Any, classroom: Classroom, steps: int) -> list[tuple[int, ...]]:
     """The stamps of each stage: progressive distillation comes from eight times as many steps by halving."""
-    if method.name == "schedule":
-        return [classroom.best_times(steps)]
+    norm = getattr(method, "norm", None)
+    if norm is not None and steps > 1:
+        return [classroom.best_times(steps, norm)]
     counts = [steps * 4, steps * 2, steps] if method.name == "progressive" else [steps]
     return [tuple(classroom.process.stamps(count)) for count in counts]
 

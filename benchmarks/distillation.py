@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,33 +28,15 @@ from aquatint.commands.demo import MODELS
 from aquatint.compiler.errors import DistillError
 from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.training import Schooling
-from aquatint.quality import FeatureSpace
-from aquatint.sampling import SamplingPlan, noise, sample, scheduler_from
+from aquatint.sampling import SamplingPlan, noise, sample
+from benchmarks.distillation_judge import FOLDER, Judge, aims, conditions, drawn, drawn_by, even
 from benchmarks.distillation_page import COLUMNS, page, picture, tables
 from benchmarks.records import todays_record, write_record
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "build" / "distill"
 STEPS, PLAIN_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 16, 50)
 METHODS = ("schedule", "sfd", "progressive", "consistency", "lcm")
 ANY_STEPS = ("consistency", "lcm")  # what they learn is of no number of steps
 TURNS = 9
-SEED = 10_000  # of the noise that all are judged on; training never sees it
-
-
-def conditions(name: str, count: int) -> dict[str, Tensor]:
-    return {"class_labels": torch.arange(count) % 10} if "dit" in name else {}
-
-
-def drawn(name: str, model: Any, sampler: Any, plan: SamplingPlan, images: int) -> Tensor:
-    """Images from the judges' noise, by parts that fit the cache."""
-    parts = []
-    start, given = noise((1, 28, 28), images, SEED + plan.seed), conditions(name, images)
-    for first in range(0, images, 64):
-        here = {k: v[first : first + 64] for k, v in given.items()}
-        labels = here.get("class_labels")
-        parts.append(sample(model, sampler, start[first : first + 64], replace(plan, seed=plan.seed + first), labels))
-    return torch.cat(parts)
 
 
 def teachers_images(name: str, teacher: Checkpoint, count: int = 2048) -> Tensor:
@@ -83,13 +64,16 @@ def student(name: str, teacher: Checkpoint, label: str, steps: int, options: arg
     place = FOLDER / name / f"{method}-{steps}-{budget}"
     iterations = round(budget * evaluations("sfd", 4) / evaluations(method, steps))
     schooling = Schooling(iterations, rate=options.rate, precision=options.precision)
+    teaches = options.teacher if method == "sfd" else ""
     return kept(
         place,
         options,
         lambda: aquatint.distill(
-            teacher.model, teacher.scheduler, method, steps, data=data, batch=options.batch, schooling=schooling,
-            folder=place, device=options.device, watch=_shown(f"{name} {method} {steps}"),
+            teacher.model, teacher.scheduler, method, steps, teacher=compressed(name, teacher, teaches), data=data,
+            batch=options.batch, schooling=schooling, folder=place, device=options.device,
+            watch=_shown(f"{name} {method} {steps}"),
         ),
+        teaches,
     )  # fmt: skip
 
 
@@ -109,15 +93,17 @@ def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps
         place,
         options,
         lambda: aquatint.distill(
-            small, teacher.scheduler, "sfd", steps, train="branch", teacher=teacher.model, batch=options.batch,
-            schooling=schooling, folder=place, device=options.device, watch=_shown(f"{name} {label} {steps}"),
+            small, teacher.scheduler, "sfd", steps, train="branch", batch=options.batch, schooling=schooling, folder=place,
+            teacher=compressed(name, teacher, options.teacher) or teacher.model, device=options.device,
+            watch=_shown(f"{name} {label} {steps}"),
         ),
+        options.teacher,
     )  # fmt: skip
 
 
-def kept(place: Path, options: argparse.Namespace, make: Callable[[], Any]) -> Any:
+def kept(place: Path, options: argparse.Namespace, make: Callable[[], Any], teaches: str) -> Any:
     """What `make` trains, from disk if it was trained before, which must have been with the same options."""
-    settings = {name: getattr(options, name) for name in ("batch", "rate", "branch_rate", "precision")}
+    settings = {name: getattr(options, name) for name in ("batch", "rate", "branch_rate", "precision")} | {"teacher": teaches}
     written = place / "settings.json"
     if options.kept and not place.is_dir():
         return None
@@ -151,42 +137,23 @@ def _shown(label: str) -> Callable[[int, float, float], None]:
     return watch
 
 
-def quantized(name: str, model: Any, sampler: Any, recipe: str, steps: int) -> Any:
-    """Calibrated on what it will see: noise at the stamps of so many steps."""
+def compressed(name: str, teacher: Checkpoint, recipe: str) -> Any:
+    """The teacher run by our kernels; None without a recipe."""
+    return quantized(name, teacher.model, even(teacher.scheduler), recipe, SamplingPlan(16)) if recipe else None
+
+
+def quantized(name: str, model: Any, sampler: Any, label: str, plan: SamplingPlan) -> Any:
+    """Calibrated on what it will see: noise at the stamps of its plan."""
     labels = conditions(name, 8).get("class_labels")
-    plan = SamplingPlan(steps)
+    recipe = f"svdq-{label.lower()}-r32" if label.startswith("W4") else label
     return aquatint.optimize(
         model, recipe, sampler=sampler, calls=16, calibrate=lambda m: sample(m, sampler, noise((1, 28, 28), 8, 7), plan, labels)
     )
 
 
-class Judge:
-    """Distances of images to the teacher's, and Fréchet distances to real ones; what was judged once is read from disk."""
-
-    def __init__(self, name: str, teacher: Checkpoint, images: int) -> None:
-        self.name, self.images = name, images
-        self.space = FeatureSpace.load(MODELS / "fashion-classifier" / "classifier.safetensors")
-        self.far = drawn(name, teacher.model, even(teacher.scheduler), SamplingPlan(50), images)
-
-    def of(self, model: Any, sampler: Any, plan: SamplingPlan, label: str) -> dict[str, float]:
-        file = FOLDER / self.name / "judged" / f"{label}, {plan.steps} of {self.images}.json"
-        if not file.is_file():
-            seen = drawn(self.name, model, sampler, plan, self.images)
-            found = {"Fréchet": self.space.distance(seen), "apart": float((seen - self.far).square().mean().sqrt())}
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(found))
-        return json.loads(file.read_text())
-
-
-def even(scheduler: Any, kind: str = "DDIMScheduler", **changed: Any) -> Any:
-    return scheduler_from({**scheduler.config, "_class_name": kind, "clip_sample": False, **changed})
-
-
 def judged(judge: Judge, model: Any, label: str) -> dict[str, Any]:
     """A student's figures, drawn by the scheduler that it carries."""
-    if isinstance(model, str):
-        return {"refused": model}
-    return judge.of(model, scheduler_from(model.program.sampler), SamplingPlan.of(model.program.sampler), label)
+    return {"refused": model} if isinstance(model, str) else judge.of(model, *drawn_by(model), label)
 
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -201,6 +168,8 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     for method in options.methods.split(","):
         made = {n: student(name, teacher, method, int(n), options) for n in options.steps.split(",")}
         found[method] = {n: judged(judge, m, f"{method} {options.iterations}") for n, m in made.items() if m is not None}
+        if method == "sfd":
+            found["what sfd aims at"] = {n: aims(judge, m) for n, m in made.items() if hasattr(m, "program")}
     if options.quantized:
         found["quantized"] = quantized_rows(name, teacher, judge, options)
     found["about"] = (
@@ -222,22 +191,20 @@ def strips(name: str, teacher: Checkpoint, options: argparse.Namespace) -> dict[
         for steps in map(int, options.steps.split(",")):
             made = student(name, teacher, method, steps, options) if method != "schedule" and steps <= 4 else ""
             if made is not None and not isinstance(made, str):
-                config = made.program.sampler
-                ways[f"{method}, {steps} step{'s' * (steps > 1)}"] = made, scheduler_from(config), SamplingPlan.of(config)
+                ways[f"{method}, {steps} step{'s' * (steps > 1)}"] = made, *drawn_by(made)
     return {label: drawn(name, model, sampler, plan, COLUMNS) for label, (model, sampler, plan) in ways.items()}
 
 
 def speed(name: str, teacher: Checkpoint, options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of one image, from noise on; the contenders take turns."""
-    ddim, four = even(teacher.scheduler), SamplingPlan(4)
+    ddim = even(teacher.scheduler)
     ways: dict[str, tuple[Any, Any, SamplingPlan]] = {"torch fp32, 50 steps": (teacher.model, ddim, SamplingPlan(50))}
     learned = student(name, teacher, "sfd", 4, options)
     if learned is not None and not isinstance(learned, str):
-        sampler = scheduler_from(learned.program.sampler)
-        ways["our fp32, 4 steps"] = learned, sampler, four
+        own = drawn_by(learned)
+        ways["our fp32, 4 steps"] = learned, *own
         for label in ("W4A8", "W4A4"):
-            small = quantized(name, learned, even(teacher.scheduler), f"svdq-{label.lower()}-r32", 4)
-            ways[f"{label}, 4 steps"] = small, sampler, four
+            ways[f"{label}, 4 steps"] = quantized(name, learned, own[0], label, own[1]), *own
     taken: dict[str, list[float]] = {label: [] for label in ways}
     for _ in range(TURNS + 2):
         for label, (model, sampler, plan) in ways.items():
@@ -253,13 +220,14 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
     rows: dict[str, Any] = {}
     learned = student(name, teacher, "sfd", 4, options)
     for label in options.quantized.split(","):
-        sampler, recipe, plan = even(teacher.scheduler), f"svdq-{label.lower()}-r32", SamplingPlan(4)
-        small = quantized(name, teacher.model, sampler, recipe, 4)
-        rows[f"{label}, quantized alone"] = judge.of(small, even(teacher.scheduler), plan, f"{label} alone")
+        sampler, plan = even(teacher.scheduler), SamplingPlan(4)
+        small = quantized(name, teacher.model, sampler, label, plan)
+        rows[f"{label}, quantized alone"] = judge.of(small, sampler, plan, f"{label} alone")
         if learned is not None and not isinstance(learned, str):
-            both = quantized(name, learned, sampler, recipe, 4)
+            own, its_plan = drawn_by(learned)
+            both = quantized(name, learned, own, label, its_plan)
             after = f"{label} after sfd {options.iterations}"
-            rows[f"{label}, distil, then quantize"] = judge.of(both, scheduler_from(learned.program.sampler), plan, after)
+            rows[f"{label}, distil, then quantize"] = judge.of(both, own, its_plan, after)
         branch = branch_student(name, teacher, small, f"branch-{label}", 4, options)
         if branch is not None:
             rows[f"{label}, quantize, then distil the branch"] = judged(judge, branch, f"{label} branch {options.iterations}")
@@ -280,7 +248,8 @@ def polished_student(name: str, teacher: Checkpoint, label: str, options: argpar
     learned = student(name, teacher, "sfd", 4, first)
     if learned is None or isinstance(learned, str):
         return learned
-    small = quantized(name, learned, even(teacher.scheduler), f"svdq-{label.lower()}-r32", 4)
+    own, plan = drawn_by(learned)
+    small = quantized(name, learned, own, label, plan)
     rest.branch_rate = options.branch_rate / 5
     return branch_student(name, teacher, small, f"polished-{label}", 4, rest)
 
@@ -294,6 +263,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--branch-rate", type=float, default=1e-3)
+    parser.add_argument("--teacher", default="w8a8", help="how sfd's teacher is compressed, if at all (default: %(default)s)")
     parser.add_argument("--precision", default="bfloat16", help="of products in training (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="where to train; judged on the processor (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1024)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aquatint.compiler.process import CLEAN, Process
 
+LATER = 1.4  # by which power of its number a substep of the solver begins: see docs/fewer_steps.md
 Says = Callable[[Tensor, Tensor], Tensor]  # a state (N, ...) and times (N,) -> what the model predicts
 
 
@@ -49,6 +50,7 @@ class Method(Protocol):
     """A way to distil: `losses` of a batch; after each one the student's weights take a step.
 
     sampler  the diffusers scheduler that draws with the student: "DDIMScheduler" steps on, "LCMScheduler" adds noise anew
+    One may have a `norm`, of the costs of steps, by which the student's times are chosen (`time_schedule`); else they are even.
     """
 
     name: ClassVar[str]
@@ -75,8 +77,11 @@ def ddim(process: Process, says: Says, state: Tensor, stamps: Sequence[int]) -> 
 
 
 def solved(process: Process, says: Says, state: Tensor, now: int, to: int, substeps: int) -> Tensor:
-    """The state at `to` by DPM-Solver++ (2M), in `substeps` (arXiv 2211.01095, algorithm 2)."""
-    times = [round(now + (to - now) * i / substeps) for i in range(substeps + 1)]
+    """The state at `to` by DPM-Solver++ (2M), in `substeps` (arXiv 2211.01095, algorithm 2), shorter ones first.
+
+    The first is of the first order alone: in even steps it makes most of the error.
+    """
+    times = [round(now + (to - now) * (i / substeps) ** LATER) for i in range(substeps + 1)]
     before: tuple[Tensor, Tensor] | None = None  # the image that was said last, and the step in log-SNR that followed
     for here, there in pairwise(times):
         time = torch.full((len(state),), here)

@@ -25,7 +25,7 @@ UP, DOWN = ".lora_up", ".lora_down"
 
 
 class Trainable(nn.Module):
-    """Called with the program's inputs as keywords by path; what of its weights can be trained are parameters.
+    """Runs as a `CompressedModule` does; what of the program's weights can be trained are parameters.
 
     train  "all": every weight in floating point; "lora": an adapter of rank LORA beside the weight of every site, which is
            added to it in the end (arXiv 2106.09685); "branch": the up- and down-projections of a quantized program
@@ -54,10 +54,9 @@ class Trainable(nn.Module):
             elif not name.endswith(DOWN):
                 weights[name] = tensor
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """The first of the program's results."""
-        flat, _ = self.program.interface.flatten((), inputs)
-        return self._execution(*flat)[0]
+    def run(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Tensors in, tensors out, in the order of the program's interface."""
+        return self._execution(*inputs)
 
     def state(self) -> dict[str, Tensor]:
         """The trained weights by the names that the program has for them."""

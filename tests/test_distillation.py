@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 import aquatint
 from aquatint.compiler.distilling import Batch, Lesson, ddim, solved
 from aquatint.compiler.errors import ArtifactError, DistillError, InputError
-from aquatint.compiler.process import Process
-from aquatint.compiler.time_schedule import cheapest
+from aquatint.compiler.process import CLEAN, Process
+from aquatint.compiler.time_schedule import cheapest, step_costs
 from aquatint.compiler.training import Schooling
-from aquatint.sampling import SamplingPlan, sample, scheduler_from, times_of
+from aquatint.passes.distill.sfd import Sfd
+from aquatint.sampling import SamplingPlan, sample, sampler_of, scheduler_from, times_of
 
 MEAN, SPREAD = torch.tensor([0.6, -0.3]).view(2, 1, 1), torch.tensor([0.5, 0.1]).view(2, 1, 1)
 
@@ -60,7 +62,7 @@ def called_in_flow(model: nn.Module) -> None:
     model(torch.randn(2, 2, 1, 1), torch.tensor([3.0, 400.0]))
 
 
-def distilled(method: str, steps: int, prediction: str = "v_prediction", **options: Any) -> Any:
+def distilled(method: Any, steps: int, prediction: str = "v_prediction", **options: Any) -> Any:
     plan = scheduler(prediction)
     random = torch.Generator().manual_seed(5)
     data = MEAN + SPREAD * torch.randn(4096, 2, 1, 1, generator=random)
@@ -77,11 +79,18 @@ def flowed(noise: Tensor, process: Process) -> Tensor:
     return MEAN + SPREAD * (noise - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2).sqrt()
 
 
+def own_stamps(model: Any, process: Process, steps: int) -> list[int]:
+    """A student's own times, or even ones."""
+    sampler = sampler_of(model)
+    uneven = sampler.get("timesteps") or [round(sigma * process.times) - 1 for sigma in sampler.get("sigmas", ())]
+    return list(uneven) or process.stamps(steps)
+
+
 def error(model: Any, steps: int, prediction: str = "v_prediction") -> float:
     process = Process.of(scheduler(prediction))
     noise = torch.randn(512, 2, 1, 1, generator=torch.Generator().manual_seed(11))
     with torch.no_grad():
-        drawn = ddim(process, lambda x, t: model(x, process.told[t]), noise, process.stamps(steps))
+        drawn = ddim(process, lambda x, t: model(x, process.told[t]), noise, own_stamps(model, process, steps))
     return float((drawn - flowed(noise, process)).square().mean().sqrt())
 
 
@@ -132,9 +141,8 @@ def test_a_student_of_flow_matching(method: str) -> None:
     config, process = student.program.sampler, Process.of(scheduler("flow_prediction"))
     assert config["_class_name"] == "FlowMatchEulerDiscreteScheduler"
     noise = torch.randn(64, 2, 1, 1, generator=torch.Generator().manual_seed(2))
-    stamps = [round(sigma * 1000) - 1 for sigma in config["sigmas"]]
     with torch.no_grad():
-        ours = ddim(process, lambda x, t: student(x, process.told[t]), noise, stamps)
+        ours = ddim(process, lambda x, t: student(x, process.told[t]), noise, own_stamps(student, process, 2))
     as_diffusers = lambda x, timestep: SimpleNamespace(sample=student(x, timestep))  # noqa: E731
     drawn = sample(as_diffusers, scheduler_from(config), noise, SamplingPlan.of(config))
     torch.testing.assert_close(drawn, ours, rtol=1e-3, atol=1e-3)
@@ -201,16 +209,17 @@ def test_a_student_with_tables_knows_its_own_times() -> None:
     model, schooling = Small().eval(), Schooling(60, rate=2e-3)
     options: dict[str, Any] = {"calibrate": called, "schooling": schooling, "batch": 64}
     plain, looked_up = (aquatint.distill(model, scheduler(), "sfd", 2, tables=t, **options) for t in (False, True))
-    assert looked_up.program.sampler["tables"] == [999.0, 499.0]
-    x, own = torch.randn(3, 2, 1, 1), torch.tensor([999, 499, 999])
+    times = looked_up.program.sampler["timesteps"]
+    assert looked_up.program.sampler["tables"] == times
+    x, own = torch.randn(3, 2, 1, 1), torch.tensor([times[0], times[1], times[0]])
     torch.testing.assert_close(looked_up(x, own), plain(x, own), rtol=1e-4, atol=1e-5)
-    assert looked_up(x, torch.tensor([999, 499, 7]))[2].isnan().all()
+    assert looked_up(x, torch.tensor([*times, 7]))[2].isnan().all()
     assert "time" not in [site.name for site in looked_up.program.sites]
     as_diffusers = lambda x, timestep: SimpleNamespace(sample=looked_up(x, timestep))  # noqa: E731
     config = looked_up.program.sampler
     assert not sample(as_diffusers, scheduler_from(config), x, SamplingPlan.of(config)).isnan().any()
     as_diffusers.program = looked_up.program  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match="tables for the times 999, 499, and is called at 749"):
+    with pytest.raises(InputError, match=f"tables for the times 999, {times[1]}, and is called at 749"):
         sample(as_diffusers, scheduler_from(config), x, SamplingPlan.of(config, steps=4))
     with pytest.raises(ArtifactError, match="has no branch"):
         looked_up.save_pack("nowhere.safetensors")
@@ -311,6 +320,25 @@ def test_times_are_chosen_without_training() -> None:
     torch.testing.assert_close(drawn, ddim(process, Exact(plan), noise, stamps), rtol=1e-3, atol=1e-3)
 
 
+def test_where_steps_learn_the_hardest_is_as_easy_as_can_be() -> None:
+    plan, process = scheduler(), Process.of(scheduler())
+    noise = torch.randn(256, 2, 1, 1, generator=torch.Generator().manual_seed(2))
+    times = [*process.stamps(50), CLEAN]
+    costs = step_costs(process, Exact(plan), noise, times)
+
+    def hardest(stamps: Sequence[int]) -> float:
+        places = [*map(times.index, stamps), 50]
+        return max(float(costs[a, b]) for a, b in pairwise(places))
+
+    learned = distilled("sfd", 4, schooling=Schooling(1, rate=1e-9)).program.sampler["timesteps"]
+    added_up = distilled("schedule", 4).program.sampler["timesteps"]
+    assert hardest(learned) < hardest(added_up)
+    best = min(hardest((999, *(times[i] for i in inner))) for inner in combinations(range(1, 50), 3))
+    assert hardest(learned) < 1.1 * best
+    even = distilled(Sfd(norm=None), 4, schooling=Schooling(1, rate=1e-9))
+    assert "timesteps" not in even.program.sampler
+
+
 def test_the_cheapest_path_is_found() -> None:
     costs = torch.rand(7, 7).triu(1) + torch.full((7, 7), float("inf")).tril().nan_to_num(0.0, posinf=float("inf"))
     for steps in (1, 2, 3, 6):
@@ -366,6 +394,18 @@ def test_processes_train_one_student_together(tmp_path: Path) -> None:
         assert torch.equal(weight, second.program.weights[name]), name
     assert not torch.equal(first.program.weights["gain"], alone.program.weights["gain"]), "each had a batch of its own"
     assert error(first, 2) * 3 < error(Exact(scheduler()), 2)
+
+
+def test_a_compressed_teacher_runs_by_its_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, runs = Small().eval(), []
+    eight = aquatint.optimize(model, "w8a8", lambda m: [called(m) for _ in range(4)])
+    monkeypatch.setattr(eight, "_run", lambda *inputs: runs.append(len(inputs)) or eight._execution(*inputs))
+    options: dict[str, Any] = {"calibrate": called, "schooling": Schooling(50, rate=2e-3), "batch": 64, "folder": tmp_path}
+    learned = aquatint.distill(model, scheduler(), "sfd", 1, teacher=eight, **options)
+    assert len(runs) > 50 * 16
+    assert learned.report["distillation"]["student"] * 1.5 < learned.report["distillation"]["teacher"]
+    with pytest.raises(DistillError, match="of another training"):
+        aquatint.distill(model, scheduler(), "sfd", 1, **options)
 
 
 @pytest.mark.gpu

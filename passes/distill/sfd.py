@@ -13,13 +13,19 @@ import torch
 from torch import Tensor
 
 from aquatint.compiler.distilling import Batch, Lesson, solved
+from aquatint.compiler.time_schedule import HARDEST
 
 
 @dataclass(frozen=True)
 class Sfd:
-    """substeps: of the teacher for one of the student, at least; over all steps it takes 16."""
+    """substeps: of the teacher for one of the student, at least; over all steps it takes 16.
+
+    norm: of the costs of the student's steps, as `compiler.time_schedule` has it: by default the hardest step shall be as easy
+    as can be; None: even times
+    """
 
     substeps: int = 4
+    norm: float | None = HARDEST
     name: ClassVar[str] = "sfd"
     trains: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
