@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aquatint.calibrate import Recorder, default_calibration
 from aquatint.classroom import TEACHER_STEPS, Classroom, Conditions, Guide, Teacher, default_conditions, default_unconditional
+from aquatint.compiler.by_step import with_steps
 from aquatint.compiler.capture import capture
 from aquatint.compiler.distilling import Method, describe
 from aquatint.compiler.errors import DistillError
@@ -40,6 +41,7 @@ def distill(
     steps: int = 4,
     *,
     train: str = "all",
+    by_step: bool = False,
     teacher: nn.Module | None = None,
     data: Tensor | None = None,
     conditions: Conditions | None = None,
@@ -63,6 +65,7 @@ def distill(
                 which trains nothing and finds the times that so few steps are best taken at
     train       "all" weights; "lora", adapters that are added to them in the end; or the low-rank "branch" of a quantized
                 model, whose 4-bit weights stay as they are
+    by_step     a branch of its own for each step: as many small branches over one base, of which a call uses one
     teacher     whom to learn from: the model as it was before it was quantized; None: the model itself. A compressed one runs
                 by its kernels: in 8 bits ("w8a8") it teaches faster than the model, and says the same to 43 dB
     data        images (M, C, H, W) as the model sees them, for methods that need some
@@ -97,6 +100,8 @@ def distill(
     if train == "branch" and teacher is None:
         raise DistillError("a branch learns from the model as it was before it was quantized: give teacher=")
     where = _reachable(device)
+    if by_step and (train != "branch" or tables or not chosen.trains):
+        raise DistillError("branches by step are what train='branch' trains, with a method that trains, and without tables")
     program = program_of(model, calibrate, scheduler, seed)
     asked = conditions or default_conditions(program)
     process, student = Process.of(scheduler), Trainable(program, train, where)
@@ -109,9 +114,14 @@ def distill(
     classroom = Classroom(process, first, student, first, shape, asked, batch, seed)
     classroom.check()
     stages = _stages(chosen, classroom, steps)
+    if by_step:
+        told = (process.told[list(stages[-1])]).tolist()
+        student = Trainable(with_steps(program, told), train, where)
+        classroom = replace(classroom, student=student)
     state = student.state()
     if chosen.trains:
         drawn = {"seed": seed, "batch": batch, "train": train, "guidance": guidance, "time_scale": time_scale}
+        drawn |= {"by_step": True} if by_step else {}
         about = {**describe(chosen), **drawn} | ({} if by_kernels is None else {"teacher": dict(by_kernels.recipe)})
         for stage, stamps in enumerate(stages):
             part = replace(schooling, iterations=max(1, schooling.iterations // len(stages)))

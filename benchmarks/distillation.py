@@ -85,7 +85,9 @@ def in_steps(model: Any, steps: int) -> Any:
     return CompressedModule(program, model.target, model.recipe, model.report)
 
 
-def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps: int, options: argparse.Namespace) -> Any:
+def branch_student(
+    name: str, teacher: Checkpoint, small: Any, label: str, steps: int, options: argparse.Namespace, by_step: bool = False
+) -> Any:
     """A quantized model of which the branch alone has learned; or the sentence that it was refused with."""
     place = FOLDER / name / f"{label}-{steps}-{options.iterations}"
     schooling = Schooling(options.iterations, rate=options.branch_rate, precision=options.precision)
@@ -93,8 +95,8 @@ def branch_student(name: str, teacher: Checkpoint, small: Any, label: str, steps
         place,
         options,
         lambda: aquatint.distill(
-            small, teacher.scheduler, "sfd", steps, train="branch", batch=options.batch, schooling=schooling, folder=place,
-            teacher=compressed(name, teacher, options.teacher) or teacher.model, device=options.device,
+            small, teacher.scheduler, "sfd", steps, train="branch", by_step=by_step, batch=options.batch, schooling=schooling,
+            folder=place, teacher=compressed(name, teacher, options.teacher) or teacher.model, device=options.device,
             watch=_shown(f"{name} {label} {steps}"),
         ),
         options.teacher,
@@ -231,6 +233,10 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
         branch = branch_student(name, teacher, small, f"branch-{label}", 4, options)
         if branch is not None:
             rows[f"{label}, quantize, then distil the branch"] = judged(judge, branch, f"{label} branch {options.iterations}")
+        each = branch_student(name, teacher, small, f"branches-{label}", 4, options, by_step=True)
+        if each is not None:
+            after = f"{label} branches {options.iterations}"
+            rows[f"{label}, quantize, then distil a branch for each step"] = judged(judge, each, after)
         polished = polished_student(name, teacher, label, options)
         if polished is not None:
             after = f"{label} polished {options.iterations}"

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from aquatint.compiler.by_step import at_step, steps_of
 from aquatint.compiler.errors import InputError
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.gated import gated
@@ -17,6 +18,7 @@ from aquatint.compiler.join import joined
 from aquatint.compiler.program import Program
 from aquatint.compiler.replay import Replays, replay_of
 from aquatint.compiler.text import text
+from aquatint.compiler.weights import Weights
 from aquatint.runtime.ops import name_of
 
 
@@ -34,6 +36,12 @@ class Target(Protocol):
     def gates(self, columns: int) -> bool: ...
 
     def joins(self, columns: int, format: str) -> bool: ...
+
+
+def _ready(graph: fx.Graph, weights: Weights, target: Target) -> Execution:
+    """With what the target's kernels do together joined."""
+    graph = joined(gated(graph, weights, target.gates), weights, target.joins)
+    return Execution(graph, weights, target.lower, None if target.device.type == "cpu" else target.device)
 
 
 class _Config(SimpleNamespace):
@@ -65,11 +73,11 @@ class CompressedModule(nn.Module):
         super().__init__()
         self.program, self.target, self.recipe, self.report = program, target, recipe, report
         self.config = _Config(**program.config)
-        on_cpu = target.device.type == "cpu"
-        graph = gated(program.graph, program.weights, target.gates)
-        graph = joined(graph, program.weights, target.joins)
-        self._execution = Execution(graph, program.weights, target.lower, None if on_cpu else target.device)
-        self._run = Replays(self._execution) if on_cpu else self._execution
+        self._steps = steps_of(program.graph)
+        count = 0 if self._steps is None else len(self._steps.stamps)
+        parts = [at_step(program.graph, program.weights, i) for i in range(count)] or [(program.graph, program.weights)]
+        self._executions = [_ready(graph, weights, target) for graph, weights in parts]
+        self._runs = [Replays(e) if target.device.type == "cpu" else e for e in self._executions]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,8 +98,9 @@ class CompressedModule(nn.Module):
     def run(self, inputs: list[Tensor]) -> list[Tensor]:
         """The program alone: tensors in, tensors out, in the order of its interface."""
         with torch.no_grad():
+            step = 0 if self._steps is None else self._steps.of(inputs)
             try:
-                return self._run(*(t.to(self.device) for t in inputs))
+                return self._runs[step](*(t.to(self.device) for t in inputs))
             except RuntimeError as error:
                 raise InputError(self._refused(inputs, error)) from error
 
@@ -132,16 +141,17 @@ class CompressedModule(nn.Module):
     def profile(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Seconds by operator of one call, as a replay runs it; a compiled kernel's name ends in a star."""
         inputs, _ = self.program.interface.flatten(args, kwargs)
+        execution = self._executions[0 if self._steps is None else self._steps.of(inputs)]
         spent: dict[str, float] = {}
         with torch.no_grad():
-            for node, seconds in replay_of(self._execution, inputs).seconds(*inputs).items():
-                name = f"{name_of(node.target)}{'*' if node in self._execution.kernels else ''}"
+            for node, seconds in replay_of(execution, inputs).seconds(*inputs).items():
+                name = f"{name_of(node.target)}{'*' if node in execution.kernels else ''}"
                 spent[name] = spent.get(name, 0.0) + seconds
         return spent
 
     def without_kernel(self) -> list[str]:
         """The quantized operators that the target has no kernel for: they run by their meaning, slowly."""
-        return self._execution.without_kernel()
+        return self._executions[0].without_kernel()
 
     def nbytes(self) -> int:
         """Bytes of the weights, as the artifact stores them."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
+from aquatint.compiler.by_step import steps_of
 from aquatint.compiler.errors import ExportError
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.program import Program
@@ -40,6 +41,8 @@ def onnx_graph(program: Program) -> ir.Model:
     """
     if any(not spec.example and spec.shape for spec in program.interface.inputs):
         raise ExportError(f"{program.name} does not say the sizes that it was captured with: compile it again")
+    if steps_of(program.graph):
+        raise ExportError(f"{program.name} has branches by step, of which a file would need one: distil it without by_step")
     program = _in_float32(program)
     examples = tuple(torch.zeros(spec.example, dtype=getattr(torch, spec.dtype)) for spec in program.interface.inputs)
     free = tuple({i: Dim.AUTO for i, s in enumerate(spec.shape) if isinstance(s, str)} for spec in program.interface.inputs)

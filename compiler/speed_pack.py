@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aquatint.compiler.by_step import steps_of, with_steps, without_steps
 from aquatint.compiler.errors import ArtifactError
 from aquatint.compiler.program import BRANCH, Program, narrowest
 from aquatint.compiler.weights import Weights
@@ -44,6 +45,8 @@ def save_pack(program: Program, path: str | Path) -> None:
     if program.sampler.get("tables"):
         raise ArtifactError(f"{program.name} has tables for its own times, so it is over no base: distil it without tables")
     about = {"aquatint": "speed pack", "base": base_digest(program), "sampler": json.dumps(dict(program.sampler))}
+    if (steps := steps_of(program.graph)) is not None:
+        about["stamps"] = json.dumps(steps.stamps)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +64,8 @@ def with_pack(program: Program, path: str | Path) -> Program:
         raise ArtifactError(f"{path} is a speed pack over another base than this {program.name}: its 4-bit weights differ")
     if missing := set(branches(program)) ^ set(tensors):
         raise ArtifactError(f"{path} does not fit {program.name}: {', '.join(sorted(missing)[:3])} is in one of them alone")
+    program = without_steps(program)
+    program = with_steps(program, json.loads(about["stamps"])) if "stamps" in about else program
     weights = Weights(program.weights)
     for name, tensor in tensors.items():
         weights[name] = tensor.to(program.weights[name].dtype)

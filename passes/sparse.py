@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from aquatint.compiler.errors import RecipeError
+from aquatint.compiler.by_step import steps_of
+from aquatint.compiler.errors import PassError, RecipeError
 from aquatint.compiler.formats import FORMATS
 from aquatint.compiler.incremental import incremental
 from aquatint.compiler.pipeline import Context, Report
@@ -46,6 +47,8 @@ class Sparse:
             raise RecipeError(f"no cache format {self.cache!r}; known: float32, {', '.join(FORMATS)}")
 
     def run(self, program: Program, context: Context) -> Report:
+        if steps_of(program.graph):
+            raise PassError(f"{program.name} has branches by step, and an edit is of no step: distil it without by_step")
         inputs = list(context.calibration.calls[0])
         graph = prepared(program.graph, spatial(program, inputs))
         known = spatial(replace(program, graph=graph), inputs)

@@ -17,11 +17,10 @@ from torch import Tensor
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import Run, at, can_spread, collected, runner, spread, staged
-from aquatint.runtime.cpu_pack import branch_panels, in_turns, panels, product_scales
+from aquatint.runtime.cpu_pack import GROUP, branch_panels, in_turns, packed_weight, panels
 from aquatint.runtime.native import GroupAffineCall, KernelSet, ProductCall, QuantizeCall, Window
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cpu/kernel_table.h
-GROUP = 64  # codes that the kernels sum at once
 FEW_ROWS = 16  # up to here a product is limited by reading its weight
 
 
@@ -122,25 +121,19 @@ class _Product:
         active: int | None = None,
     ) -> None:  # fmt: skip
         self.kernels, self.dtype, self.epilogue = kernels, dtype, (gate, residual)
-        library, columns, rows = kernels.library, kernels.columns, len(weight)
+        columns, rows = kernels.columns, len(weight)
         self.n = rows if active is None else rows // 2
-        if active is not None:
-            order = in_turns(rows, columns, active)
-            weight, scales = weight[order], scales[order]
+        order = None if active is None else in_turns(rows, columns, active)
+        if order is not None:
             bias, up = (None if t is None else t[order] for t in (bias, up))
-        weight_bits = 8 if weight.dtype == torch.int8 else 4
-        k = weight[0].numel() * 8 // weight_bits
-        self.weight = torch.empty(library.aq_packed_bytes(kernels.table, weight_bits, rows, k), dtype=torch.uint8)
-        library.aq_pack_weight(kernels.table, weight_bits, at(weight.contiguous()), rows, k, at(self.weight))
-        own_scales, wholes = product_scales(kernels.tiles and bits != 32, format_named(format), scales, k // GROUP)
-        self.scales, self.wholes = panels(own_scales, columns), None if wholes is None else panels(wholes, columns)
+        self.weight = packed_weight(kernels, weight, scales, format, bits == 32, order)
         self.bias = None if bias is None else panels(bias.float().unsqueeze(1), columns)
         self.up, self.up_scales = (None, None) if up is None else branch_panels(kernels, up)
         self.call = ProductCall(
-            weight=at(self.weight), weight_scales=at(self.scales), wholes=at(self.wholes), bias=at(self.bias), up=at(self.up),
-            up_scales=at(self.up_scales), n=self.n, k=k, rank=0 if up is None else up.shape[1], bits=bits,
-            weight_bits=weight_bits, weight_groups=own_scales.shape[1], activation=ACTIVATIONS.index(activation),
-            paired=active is not None,
+            weight=at(self.weight.panels), weight_scales=at(self.weight.scales), wholes=at(self.weight.wholes),
+            bias=at(self.bias), up=at(self.up), up_scales=at(self.up_scales), n=self.n, k=self.weight.k,
+            rank=0 if up is None else up.shape[1], bits=bits, weight_bits=self.weight.bits,
+            weight_groups=self.weight.groups, activation=ACTIVATIONS.index(activation), paired=active is not None,
         )  # fmt: skip
 
     def results(self, *outer: int) -> Tensor:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aquatint.compiler.formats import NumberFormat
+from aquatint.compiler.formats import NumberFormat, format_named
+from aquatint.runtime.binding import at
 from aquatint.runtime.native import KernelSet
+
+GROUP = 64  # codes that the kernels sum at once
 
 WORD = 4095  # the largest number of 13 bits
 
@@ -22,6 +27,48 @@ def in_turns(rows: int, columns: int, active: int) -> Tensor:
     """The order of a weight's rows in which panels of its two halves take turns, those of the active one behind the others'."""
     halves = torch.arange(rows).unflatten(0, (2, -1, columns))
     return halves[[1 - active, active]].transpose(0, 1).flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight of 4 or 8 bits and its scales in panels, as the product reads them; `codes`: what it was made of."""
+
+    panels: Tensor
+    scales: Tensor
+    wholes: Tensor | None
+    bits: int
+    k: int
+    groups: int
+    codes: Tensor
+
+
+def packed_weight(
+    kernels: KernelSet, codes: Tensor, stored: Tensor, format: str, by_floats: bool, order: Tensor | None = None
+) -> PackedWeight:
+    """Codes (N, ...) with their `stored` scales, rows in `order`, laid out once for all programs that hold the same codes.
+
+    by_floats  it multiplies plain numbers, so its scales are floats too
+    """
+    scales = hash(stored.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    key = id(codes), scales, format, by_floats, None if order is None else int(order[0])
+    found = kernels.packed.get(key)
+    if found is None:
+        found = kernels.packed[key] = _packed_weight(kernels, codes, stored, format, by_floats, order)
+    return found
+
+
+def _packed_weight(
+    kernels: KernelSet, codes: Tensor, stored: Tensor, format: str, by_floats: bool, order: Tensor | None
+) -> PackedWeight:
+    weight, own = (codes, stored) if order is None else (codes[order], stored[order])
+    library, rows, bits = kernels.library, len(weight), 8 if weight.dtype == torch.int8 else 4
+    k = weight[0].numel() * 8 // bits
+    laid = torch.empty(library.aq_packed_bytes(kernels.table, bits, rows, k), dtype=torch.uint8)
+    library.aq_pack_weight(kernels.table, bits, at(weight.contiguous()), rows, k, at(laid))
+    scales, wholes = product_scales(kernels.tiles and not by_floats, format_named(format), own, k // GROUP)
+    columns, groups = kernels.columns, scales.shape[1]
+    in_panels = panels(scales, columns), None if wholes is None else panels(wholes, columns)
+    return PackedWeight(laid, *in_panels, bits, k, groups, codes)
 
 
 def product_scales(tiles: bool, format: NumberFormat, stored: Tensor, groups: int) -> tuple[Tensor, Tensor | None]:

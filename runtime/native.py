@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 FILE = "libaquatint_cpu.so"
 KERNEL_SETS = ("plain", "avx2", "avx512", "avx512-vnni", "avx512-amx")
@@ -126,6 +128,7 @@ class KernelSet:
     """The kernels of one instruction set: the library and its table.
 
     tiles: they multiply by AMX;  wide_sums: they multiply by weights in 8 bits
+    packed: weights laid out for them, as long as a kernel holds them: programs over one base share it
     """
 
     library: ctypes.CDLL
@@ -134,6 +137,7 @@ class KernelSet:
     columns: int
     tiles: bool
     wide_sums: bool
+    packed: WeakValueDictionary[Any, Any] = field(default_factory=WeakValueDictionary, compare=False, repr=False)
 
 
 def library_paths() -> tuple[Path, ...]:

@@ -36,6 +36,9 @@ DOMAIN, ATTENTION = "aquatint", "attention"
 EPILOGUE = ("activation", "gate", "residual")  # what a product does with its result, in this order
 
 
+NEAR = 0.5  # as far from a stamp as a time may be that is told in another dtype
+
+
 class Slot:
     """In the arguments of a call that is being lowered: a value that is known only at run time."""
 
@@ -222,6 +225,14 @@ def convolved(
     return _finished(y, activation, gate, residual).to(dtype)
 
 
+def _of_step(stack: Tensor, time: Tensor, *, stamps: tuple[float, ...]) -> Tensor:
+    """The entry of stack (S, ...) for the step of this time, all of `time` (B,) being near the same of S stamps; else NaN."""
+    apart = (time.flatten().float()[:, None] - torch.tensor(stamps, device=time.device)).abs()
+    steps = apart.argmin(1)
+    known = (apart.amin(1) <= NEAR).all() & (steps == steps[0]).all()
+    return torch.where(known, stack.index_select(0, steps[:1]).squeeze(0), float("nan"))
+
+
 # Sparse editing: some rows of a value, a value with some rows replaced, and products of which each output is the same number
 # however many others are computed with it.
 
@@ -322,6 +333,8 @@ gemm_quantize = Operator("aquatint::gemm_quantize", _gemm_quantize)
 conv2d = Operator("aquatint::conv2d", _conv2d)
 attention = Operator("aquatint::attention", _attention)
 
+of_step = Operator("aquatint::of_step", _of_step)
+
 take = Operator("aquatint::take", _take)
 pick = Operator("aquatint::pick", _pick)
 recall = Operator("aquatint::recall", _recall)
@@ -334,7 +347,7 @@ rowwise_conv2d = Operator("aquatint::rowwise_conv2d", _rowwise_conv2d)
 OURS: dict[str, Operator] = {
     op.name: op
     for op in (
-        quantize, group_affine, dequantize, gemm, gemm_quantize, conv2d, attention,
+        quantize, group_affine, dequantize, gemm, gemm_quantize, conv2d, attention, of_step,
         take, pick, recall, merge, moved_affine, rowwise_linear, rowwise_matmul, rowwise_conv2d,
     )
 }  # fmt: skip

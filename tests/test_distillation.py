@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 import aquatint
 from aquatint.compiler.distilling import Batch, Lesson, ddim, solved
-from aquatint.compiler.errors import ArtifactError, DistillError, InputError
+from aquatint.compiler.errors import ArtifactError, DistillError, ExportError, InputError, PassError
+from aquatint.compiler.pipeline import Context, run_pass
 from aquatint.compiler.process import CLEAN, Process
+from aquatint.compiler.statistics import Calibration
 from aquatint.compiler.time_schedule import cheapest, step_costs
 from aquatint.compiler.training import Schooling
 from aquatint.passes.distill.sfd import Sfd
+from aquatint.passes.sparse import Sparse
 from aquatint.sampling import SamplingPlan, sample, sampler_of, scheduler_from, times_of
 
 MEAN, SPREAD = torch.tensor([0.6, -0.3]).view(2, 1, 1), torch.tensor([0.5, 0.1]).view(2, 1, 1)
@@ -304,6 +307,52 @@ def test_a_speed_pack_changes_the_branch_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "none.safetensors").exists()
 
 
+def test_branches_by_step(tmp_path: Path) -> None:
+    model = Small().eval()
+    recipe = aquatint.recipe_named("svdq-w4a4-r32")
+    recipe = replace(recipe, rules=(*recipe.rules[:1], aquatint.Rule("@first", None), aquatint.Rule("@last", None)))
+    base = aquatint.optimize(model, recipe, lambda m: [called(m) for _ in range(4)])
+    options: dict[str, Any] = {
+        "train": "branch", "teacher": model, "calibrate": called, "schooling": Schooling(60, rate=5e-3), "batch": 64
+    }  # fmt: skip
+    one, fast = (aquatint.distill(base, scheduler(), "sfd", 2, by_step=b, **options) for b in (False, True))
+    name = next(n for n in fast.program.weights if n.endswith(".up"))
+    assert fast.program.weights[name].shape == (2, *one.program.weights[name].shape)
+    assert not torch.equal(*fast.program.weights[name])
+    assert fast.report["distillation"]["student"] < fast.report["distillation"]["teacher"]
+
+    first, second = fast.program.sampler["timesteps"]
+    x = torch.randn(3, 2, 1, 1)
+    seen = [fast(x, torch.full((3,), time)) for time in (first, second)]
+    for time, found in zip((first, second), seen, strict=True):
+        (meant,) = fast.program(x, torch.full((3,), time))
+        torch.testing.assert_close(found, meant, rtol=1e-2, atol=1e-2 * float(meant.abs().max()))
+        again = [fast(x, torch.full((3,), time)) for _ in range(3)]  # replayed
+        assert all(torch.equal(found, other) for other in again)
+    with pytest.raises(InputError, match=f"branches for the times 999, {second}, .* is called at 7: sample it with its own"):
+        fast(x, torch.full((3,), 7))
+    with pytest.raises(InputError, match=f"is called at {second}, 999"):
+        fast(x, torch.tensor([999, second, 999]))
+    mixed = fast.program(x, torch.tensor([999, second, 999]))[0]
+    assert mixed.isnan().all()
+
+    fast.save(tmp_path / "fast.aq")
+    fast.save_pack(tmp_path / "fast.safetensors")
+    one.save_pack(tmp_path / "one.safetensors")
+    for again in (aquatint.load(tmp_path / "fast.aq"), base.with_pack(tmp_path / "fast.safetensors")):
+        assert torch.equal(again(x, torch.full((3,), second)), seen[1])
+    swapped = base.with_pack(tmp_path / "fast.safetensors").with_pack(tmp_path / "one.safetensors")
+    assert torch.equal(swapped(x, torch.full((3,), second)), one(x, torch.full((3,), second)))
+    with pytest.raises(ExportError, match="of which a file would need one"):
+        aquatint.export_onnx(fast, tmp_path / "onnx")
+    with pytest.raises(PassError, match="an edit is of no step"):
+        run_pass(fast.program, Sparse(), Context({}, Calibration(((),))))
+    with pytest.raises(DistillError, match="by step are what train='branch' trains"):
+        aquatint.distill(model, scheduler(), "sfd", 2, by_step=True, calibrate=called)
+    with pytest.raises(DistillError, match="or one by step already"):
+        aquatint.distill(fast, scheduler(), "sfd", 2, by_step=True, **options)
+
+
 def test_times_are_chosen_without_training() -> None:
     student = distilled("schedule", 4)
     stamps = student.program.sampler["timesteps"]
@@ -396,10 +445,10 @@ def test_processes_train_one_student_together(tmp_path: Path) -> None:
     assert error(first, 2) * 3 < error(Exact(scheduler()), 2)
 
 
-def test_a_compressed_teacher_runs_by_its_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compressed_teacher_runs_by_its_kernels(tmp_path: Path) -> None:
     model, runs = Small().eval(), []
     eight = aquatint.optimize(model, "w8a8", lambda m: [called(m) for _ in range(4)])
-    monkeypatch.setattr(eight, "_run", lambda *inputs: runs.append(len(inputs)) or eight._execution(*inputs))
+    eight._runs[0] = lambda *inputs: runs.append(len(inputs)) or eight._executions[0](*inputs)
     options: dict[str, Any] = {"calibrate": called, "schooling": Schooling(50, rate=2e-3), "batch": 64, "folder": tmp_path}
     learned = aquatint.distill(model, scheduler(), "sfd", 1, teacher=eight, **options)
     assert len(runs) > 50 * 16

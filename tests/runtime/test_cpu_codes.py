@@ -305,3 +305,24 @@ def test_nan_reaches_the_output(kernels: str) -> None:
     y = gemm(*quantize(x))
     assert y[0].isfinite().all()
     assert y[1].isnan().all()
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("name", KERNEL_SETS)
+def test_a_weight_is_laid_out_once_for_all_that_hold_it(name: str) -> None:
+    cpu, random = target(name), torch.Generator().manual_seed(0)
+    codes, scales = FORMATS["int4-g64"].encode(torch.randn(128, 64, generator=random))
+    ups = torch.randn(2, 128, 16, generator=random).bfloat16()
+    options = {"formats": ("int8", "int4-g64"), "dtype": torch.float32}
+
+    def made(scales: torch.Tensor, up: torch.Tensor):
+        return cpu.lower("aquatint::gemm", (Slot, Slot, codes, scales, None, Slot, up), options)
+
+    first, second, other = made(scales, ups[0]), made(scales.clone(), ups[1]), made(2 * scales, ups[0])
+    assert first.product.weight is second.product.weight
+    assert first.product.weight is not other.product.weight
+    x, h = FORMATS["int8"].encode(torch.randn(5, 64, generator=random)), torch.randn(5, 16, generator=random)
+    assert not torch.equal(first(*x, h), second(*x, h))
+    assert len(cpu.kernels.packed) == 2
+    del first, second
+    assert len(cpu.kernels.packed) == 1
