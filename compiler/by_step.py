@@ -30,16 +30,15 @@ class Steps:
 
     def of(self, inputs: Sequence[Tensor]) -> int:
         """Which step a call is of. Raises InputError for a time that is none, or for several at once."""
-        times = inputs[self.place].flatten().float()
-        apart = (times[:, None] - torch.tensor(self.stamps, device=times.device)).abs()
-        steps = apart.argmin(1)
-        if (apart.amin(1) > ops.NEAR).any() or (steps != steps[0]).any():
-            asked, known = (", ".join(f"{t:g}" for t in times) for times in (sorted(set(times.tolist())), self.stamps))
+        time = inputs[self.place]
+        step, known = ops.step_of(time, self.stamps)
+        if not known:
+            asked, own = (", ".join(f"{t:g}" for t in times) for times in (sorted(set(time.flatten().tolist())), self.stamps))
             raise InputError(
-                f"this student has branches for the times {known}, one of them in a call, and is called at {asked}: sample it "
+                f"this student has branches for the times {own}, one of them in a call, and is called at {asked}: sample it "
                 "with its own scheduler, in its own number of steps"
             )
-        return int(steps[0])
+        return int(step)
 
 
 def with_steps(program: Program, stamps: Sequence[float]) -> Program:

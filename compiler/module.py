@@ -98,11 +98,14 @@ class CompressedModule(nn.Module):
     def run(self, inputs: list[Tensor]) -> list[Tensor]:
         """The program alone: tensors in, tensors out, in the order of its interface."""
         with torch.no_grad():
-            step = 0 if self._steps is None else self._steps.of(inputs)
             try:
-                return self._runs[step](*(t.to(self.device) for t in inputs))
+                return self._runs[self._step(inputs)](*(t.to(self.device) for t in inputs))
             except RuntimeError as error:
                 raise InputError(self._refused(inputs, error)) from error
+
+    def _step(self, inputs: list[Tensor]) -> int:
+        """Which of its executions a call is of."""
+        return 0 if self._steps is None else self._steps.of(inputs)
 
     def _refused(self, inputs: list[Tensor], error: RuntimeError) -> str:
         """What the call gave that the captured one did not; torch's own sentence names sizes from inside the model."""
@@ -141,7 +144,7 @@ class CompressedModule(nn.Module):
     def profile(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Seconds by operator of one call, as a replay runs it; a compiled kernel's name ends in a star."""
         inputs, _ = self.program.interface.flatten(args, kwargs)
-        execution = self._executions[0 if self._steps is None else self._steps.of(inputs)]
+        execution = self._executions[self._step(inputs)]
         spent: dict[str, float] = {}
         with torch.no_grad():
             for node, seconds in replay_of(execution, inputs).seconds(*inputs).items():

@@ -36,7 +36,7 @@ DOMAIN, ATTENTION = "aquatint", "attention"
 EPILOGUE = ("activation", "gate", "residual")  # what a product does with its result, in this order
 
 
-NEAR = 0.5  # as far from a stamp as a time may be that is told in another dtype
+NEAR = 5e-4  # of the largest stamp: as far from its stamp as a time may be
 
 
 class Slot:
@@ -227,10 +227,16 @@ def convolved(
 
 def _of_step(stack: Tensor, time: Tensor, *, stamps: tuple[float, ...]) -> Tensor:
     """The entry of stack (S, ...) for the step of this time, all of `time` (B,) being near the same of S stamps; else NaN."""
-    apart = (time.flatten().float()[:, None] - torch.tensor(stamps, device=time.device)).abs()
+    step, known = step_of(time, stamps)
+    return torch.where(known, stack.index_select(0, step).squeeze(0), float("nan"))
+
+
+def step_of(time: Tensor, stamps: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """(number of the stamp that the first of `time` (B,) is nearest to, as (1,); whether all of them are at it)."""
+    own = torch.tensor(stamps, device=time.device).to(time.dtype).float()  # as they are rounded on their way
+    apart = (time.flatten().float()[:, None] - own).abs()
     steps = apart.argmin(1)
-    known = (apart.amin(1) <= NEAR).all() & (steps == steps[0]).all()
-    return torch.where(known, stack.index_select(0, steps[:1]).squeeze(0), float("nan"))
+    return steps[:1], (apart.amin(1) <= NEAR * max(stamps)).all() & (steps == steps[0]).all()
 
 
 # Sparse editing: some rows of a value, a value with some rows replaced, and products of which each output is the same number
