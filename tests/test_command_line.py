@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import aquatint
 from aquatint.__main__ import main
+from aquatint.compiler.by_step import steps_of
 from aquatint.passes.recipes import DEFAULT
 
 from .zoo import build
@@ -50,6 +52,23 @@ def test_compile_inspect_run_bench(folder: Path, tmp_path: Path, capsys: pytest.
     assert (tmp_path / "grid.png").stat().st_size > 200
     assert main(["bench", str(out), "--model", str(folder), "--repeat", "3"]) == 0
     assert "torch fp32" in capsys.readouterr().out
+
+
+def test_distill(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from diffusers import DDIMScheduler
+
+    DDIMScheduler(prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    base, pack, student = (tmp_path / name for name in ("base.aq", "pack.safetensors", "student.aq"))
+    assert main(["compile", str(folder), "--recipe", "svdq-w4a8-r32", "-o", str(base), "--calls", "2"]) == 0
+    quick = ["--steps", "2", "--iterations", "8", "--batch", "4"]
+    assert main(["distill", str(folder), *quick, "--teacher", "w8a8", "--rate", "1e-4", "-o", str(student)]) == 0
+    assert "2 steps: " in capsys.readouterr().out
+    assert aquatint.load(student).program.sampler["num_inference_steps"] == 2
+    branch = [*quick, "--base", str(base), "--by-step", "--rate", "1e-3"]
+    assert main(["distill", str(folder), *branch, "-o", str(pack)]) == 0
+    assert len(steps_of(aquatint.load(base).with_pack(pack).program.graph).stamps) == 2
+    assert main(["distill", str(folder), *quick, "--by-step", "-o", str(tmp_path / "none.aq")]) == 2
+    assert "by step are what" in capsys.readouterr().err
 
 
 def test_export_and_lint(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
