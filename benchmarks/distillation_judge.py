@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aquatint.checkpoint import Checkpoint
@@ -49,7 +50,12 @@ class Judge:
 
     @cached_property
     def far(self) -> Tensor:
-        return drawn(self.name, self.teacher.model, even(self.teacher.scheduler), SamplingPlan(50), self.images)
+        file = FOLDER / self.name / "judged" / f"teacher, 50 of {self.images}.safetensors"
+        if not file.is_file():
+            images = drawn(self.name, self.teacher.model, even(self.teacher.scheduler), SamplingPlan(50), self.images)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"images": images}, file)
+        return load_file(file)["images"]
 
     def of(self, model: Any, sampler: Any, plan: SamplingPlan, label: str) -> dict[str, float]:
         return self.kept(label, plan.steps, lambda: drawn(self.name, model, sampler, plan, self.images))
