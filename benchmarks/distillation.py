@@ -237,14 +237,15 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
         if each is not None:
             after = f"{label} branches {options.iterations}"
             rows[f"{label}, quantize, then distil a branch for each step"] = judged(judge, each, after)
-        polished = polished_student(name, teacher, label, options)
-        if polished is not None:
-            after = f"{label} polished {options.iterations}"
-            rows[f"{label}, distil, quantize, then distil the branch"] = judged(judge, polished, after)
+        for after, ending in (("polished", "the branch"), ("polished by step", "a branch for each step")):
+            polished = polished_student(name, teacher, label, options, by_step="step" in after)
+            if polished is not None:
+                row = f"{label}, distil, quantize, then distil {ending}"
+                rows[row] = judged(judge, polished, f"{label} {after} {options.iterations}")
     return rows
 
 
-def polished_student(name: str, teacher: Checkpoint, label: str, options: argparse.Namespace) -> Any:
+def polished_student(name: str, teacher: Checkpoint, label: str, options: argparse.Namespace, by_step: bool) -> Any:
     """All weights learn for two thirds of the iterations, then they are quantized, and the branch learns for the last third.
 
     It has less to learn than one that begins at the teacher, and at that one's rate it unlearns.
@@ -257,7 +258,8 @@ def polished_student(name: str, teacher: Checkpoint, label: str, options: argpar
     own, plan = drawn_by(learned)
     small = quantized(name, learned, own, label, plan)
     rest.branch_rate = options.branch_rate / 5
-    return branch_student(name, teacher, small, f"polished-{label}", 4, rest)
+    place = f"polished-{label}{'-by-step' if by_step else ''}"
+    return branch_student(name, teacher, small, place, 4, rest, by_step)
 
 
 def main() -> None:
