@@ -86,10 +86,10 @@ def in_steps(model: Any, steps: int) -> Any:
 
 
 def branch_student(
-    name: str, teacher: Checkpoint, small: Any, label: str, steps: int, options: argparse.Namespace, by_step: bool = False
+    name: str, teacher: Checkpoint, small: Any, label: str, steps: int, options: argparse.Namespace, by_step: bool
 ) -> Any:
     """A quantized model of which the branch alone has learned; or the sentence that it was refused with."""
-    place = FOLDER / name / f"{label}-{steps}-{options.iterations}"
+    place = FOLDER / name / f"{label}{'-by-step' * by_step}-{steps}-{options.iterations}"
     schooling = Schooling(options.iterations, rate=options.branch_rate, precision=options.precision)
     return kept(
         place,
@@ -222,26 +222,24 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
     rows: dict[str, Any] = {}
     learned = student(name, teacher, "sfd", 4, options)
     for label in options.quantized.split(","):
-        sampler, plan = even(teacher.scheduler), SamplingPlan(4)
+        sampler, plan, budget = even(teacher.scheduler), SamplingPlan(4), options.iterations
         small = quantized(name, teacher.model, sampler, label, plan)
         rows[f"{label}, quantized alone"] = judge.of(small, sampler, plan, f"{label} alone")
         if learned is not None and not isinstance(learned, str):
             own, its_plan = drawn_by(learned)
             both = quantized(name, learned, own, label, its_plan)
-            after = f"{label} after sfd {options.iterations}"
-            rows[f"{label}, distil, then quantize"] = judge.of(both, own, its_plan, after)
-        branch = branch_student(name, teacher, small, f"branch-{label}", 4, options)
-        if branch is not None:
-            rows[f"{label}, quantize, then distil the branch"] = judged(judge, branch, f"{label} branch {options.iterations}")
-        each = branch_student(name, teacher, small, f"branches-{label}", 4, options, by_step=True)
-        if each is not None:
-            after = f"{label} branches {options.iterations}"
-            rows[f"{label}, quantize, then distil a branch for each step"] = judged(judge, each, after)
-        for after, ending in (("polished", "the branch"), ("polished by step", "a branch for each step")):
-            polished = polished_student(name, teacher, label, options, by_step="step" in after)
-            if polished is not None:
-                row = f"{label}, distil, quantize, then distil {ending}"
-                rows[row] = judged(judge, polished, f"{label} {after} {options.iterations}")
+            rows[f"{label}, distil, then quantize"] = judge.of(both, own, its_plan, f"{label} after sfd {budget}")
+        for by_step, ending in ((False, "the branch"), (True, "a branch for each step")):
+            branch = branch_student(name, teacher, small, f"branch-{label}", 4, options, by_step)
+            polished = polished_student(name, teacher, label, options, by_step)
+            made = {"": ("branch", branch), "distil, ": ("polished", polished)}
+            rows |= {
+                f"{label}, {before}quantize, then distil {ending}": judged(
+                    judge, model, f"{label} {kind}{' by step' * by_step} {budget}"
+                )
+                for before, (kind, model) in made.items()
+                if model is not None
+            }
     return rows
 
 
@@ -258,8 +256,7 @@ def polished_student(name: str, teacher: Checkpoint, label: str, options: argpar
     own, plan = drawn_by(learned)
     small = quantized(name, learned, own, label, plan)
     rest.branch_rate = options.branch_rate / 5
-    place = f"polished-{label}{'-by-step' if by_step else ''}"
-    return branch_student(name, teacher, small, place, 4, rest, by_step)
+    return branch_student(name, teacher, small, f"polished-{label}", 4, rest, by_step)
 
 
 def main() -> None:
