@@ -220,15 +220,17 @@ def speed(name: str, teacher: Checkpoint, options: argparse.Namespace) -> dict[s
 def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argparse.Namespace) -> dict[str, Any]:
     """At four steps: the teacher quantized, a student quantized, and a branch distilled on top of 4 bits."""
     rows: dict[str, Any] = {}
-    learned = student(name, teacher, "sfd", 4, options)
+    students = {m: student(name, teacher, m, 4, options) for m in options.methods.split(",") if m.startswith("sfd")}
     for label in options.quantized.split(","):
         sampler, plan, budget = even(teacher.scheduler), SamplingPlan(4), options.iterations
         small = quantized(name, teacher.model, sampler, label, plan)
         rows[f"{label}, quantized alone"] = judge.of(small, sampler, plan, f"{label} alone")
-        if learned is not None and not isinstance(learned, str):
-            own, its_plan = drawn_by(learned)
-            both = quantized(name, learned, own, label, its_plan)
-            rows[f"{label}, distil, then quantize"] = judge.of(both, own, its_plan, f"{label} after sfd {budget}")
+        for method, learned in students.items():
+            if hasattr(learned, "program"):
+                own, its_plan = drawn_by(learned)
+                both = quantized(name, learned, own, label, its_plan)
+                found = judge.of(both, own, its_plan, f"{label} after {method} {budget}")
+                rows[f"{label}, distil{method.removeprefix('sfd')}, then quantize"] = found
         for by_step, ending in ((False, "the branch"), (True, "a branch for each step")):
             branch = branch_student(name, teacher, small, f"branch-{label}", 4, options, by_step)
             polished = polished_student(name, teacher, label, options, by_step)
