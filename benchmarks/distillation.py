@@ -175,8 +175,8 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if options.quantized:
         found["quantized"] = quantized_rows(name, teacher, judge, options)
     found["about"] = (
-        f"{options.iterations} iterations of {options.batch} images for sfd at 4 steps, in {options.precision}; judged on "
-        f"{options.images} images"
+        f"{options.iterations} iterations of {options.batch} images for sfd at 4 steps, in {options.precision}, its teacher in "
+        f"{options.teacher or 'float32'}; judged on {options.images} images"
     )
     if options.page:
         found["speed"] = speed(name, teacher, options)

@@ -65,12 +65,9 @@ def picture(name: str, found: dict[str, Any], strips: dict[str, Tensor]) -> None
         points = sorted((int(n), v["Fréchet"]) for n, v in row.items() if "Fréchet" in v) if label not in BESIDE else []
         if points:
             plain = label.startswith(("DDIM", "DPM"))
-            left.plot(
-                *zip(*points, strict=True), "--" if plain else "-", marker="o", ms=4, lw=1.2 if plain else 1.8, label=label
-            )
-    best = found["DDIM"]["50"]["Fréchet"]
-    left.axhline(best, color="0.6", lw=0.8)
-    left.text(1, best * 0.93, "the teacher in 50 steps", color="0.4", fontsize=8, va="top")
+            style = "--" if plain else ":" if "aims at" in label else "-"
+            left.plot(*zip(*points, strict=True), style, marker="o", ms=4, lw=1.2 if plain else 1.8, label=label)
+    left.axhline(found["DDIM"]["50"]["Fréchet"], color="0.6", lw=0.8, label="the teacher in 50 steps")
     left.set(xscale="log", yscale="log", xlabel="steps", ylabel="Fréchet distance to real images", title=f"fashion-{name}")
     left.set_xticks([1, 2, 4, 8, 16, 50], ["1", "2", "4", "8", "16", "50"])
     left.minorticks_off()
