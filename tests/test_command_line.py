@@ -68,7 +68,9 @@ def test_distill(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["distill", str(folder), *branch, "-o", str(pack)]) == 0
     assert len(steps_of(aquatint.load(base).with_pack(pack).program.graph).stamps) == 2
     assert main(["distill", str(folder), *quick, "--by-step", "-o", str(tmp_path / "none.aq")]) == 2
-    assert "by step are what" in capsys.readouterr().err
+    assert "give it with --base" in capsys.readouterr().err
+    assert main(["distill", str(folder), *quick, "-o", str(tmp_path / "none.safetensors")]) == 2
+    assert not (tmp_path / "none.safetensors").exists()
 
 
 def test_export_and_lint(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

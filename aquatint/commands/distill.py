@@ -44,11 +44,15 @@ def run(options: argparse.Namespace) -> None:
     from aquatint.checkpoint import CheckpointError, open_checkpoint
     from aquatint.commands.terminal import console, progress_bar
     from aquatint.compiler.company import Company
+    from aquatint.compiler.errors import DistillError
     from aquatint.compiler.module import CompressedModule
     from aquatint.compiler.training import Schooling
     from aquatint.compression import load, optimize
     from aquatint.distillation import distill
 
+    is_pack = options.output.suffix == ".safetensors"
+    if options.base is None and (is_pack or options.by_step):
+        raise DistillError("a speed pack and branches by step are over a compressed model: give it with --base")
     if dist.is_torchelastic_launched():
         dist.init_process_group("gloo")
     company = Company.here()
@@ -76,6 +80,5 @@ def run(options: argparse.Namespace) -> None:
         dist.destroy_process_group()
     if company.rank:
         return
-    is_pack = base is not None and options.output.suffix == ".safetensors"
     (student.save_pack if is_pack else student.save)(options.output)
     console.print(f"{options.output}: {student.report['distillation']['comparison']}", markup=False)
