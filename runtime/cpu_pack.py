@@ -65,20 +65,20 @@ def _packed_weight(
     k = weight[0].numel() * 8 // bits
     laid = torch.empty(library.aq_packed_bytes(kernels.table, bits, rows, k), dtype=torch.uint8)
     library.aq_pack_weight(kernels.table, bits, at(weight.contiguous()), rows, k, at(laid))
-    scales, wholes = product_scales(kernels.tiles and not by_floats, format_named(format), own, k // GROUP)
+    scales, wholes = product_scales(kernels.wide_sums and not by_floats, format_named(format), own, k // GROUP)
     columns, groups = kernels.columns, scales.shape[1]
     in_panels = panels(scales, columns), None if wholes is None else panels(wholes, columns)
     return PackedWeight(laid, *in_panels, bits, k, groups, codes)
 
 
-def product_scales(tiles: bool, format: NumberFormat, stored: Tensor, groups: int) -> tuple[Tensor, Tensor | None]:
-    """Scales (N, groups) of a weight. For tiles as few as there are, and whole numbers (N, groups) for each group on top of
+def product_scales(wide_sums: bool, format: NumberFormat, stored: Tensor, groups: int) -> tuple[Tensor, Tensor | None]:
+    """Scales (N, groups) of a weight. For wide sums as few as there are, and whole numbers (N, groups) for each group on top of
     them, in the first and third byte of four."""
-    if tiles and format.scale == "whole":
+    if wide_sums and format.scale == "whole":
         row, whole = format.split_scales(stored)
         return row.flatten(1), whole.flatten(1).int() * 0x10001
     scales = format.read_scales(stored).flatten(1)
-    return (scales if tiles else scales.repeat_interleave(groups // scales.shape[1], 1)), None
+    return (scales if wide_sums else scales.repeat_interleave(groups // scales.shape[1], 1)), None
 
 
 def branch_panels(kernels: KernelSet, rows: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -127,7 +127,7 @@ class RecallCall(ctypes.Structure):
 class KernelSet:
     """The kernels of one instruction set: the library and its table.
 
-    tiles: they multiply by AMX;  wide_sums: they multiply by weights in 8 bits
+    tiles: they multiply by AMX;  wide_sums: they sum products of bytes in 32 bits, so weights may be bytes, or become some
     packed: weights laid out for them, as long as a kernel holds them: programs over one base share it
     """
 

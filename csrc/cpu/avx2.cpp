@@ -14,6 +14,7 @@ struct Avx2 {
     static constexpr bool many_registers = false, has_tiles = false;
     static constexpr int64_t many_rows = rows;
     static constexpr bool wide_sums = false;
+    static constexpr int whole_rows = rows;
     using Float = __m256;
     using Int = __m256i;
     using Sum = __m256i;

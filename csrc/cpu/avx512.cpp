@@ -6,6 +6,7 @@ namespace {
 
 struct Avx512 : Avx512Floats {
     static constexpr bool wide_sums = false;
+    static constexpr int whole_rows = rows;
 
     // Two 16-bit starts, for the lanes that hold the first and the last two of each four codes.
     static int32_t start(const int8_t* codes) {

@@ -94,8 +94,8 @@ struct ProductCall {
     const void* x;        // codes (m, k) or (m, k / 2); with `bits` 32 floats; with a window (batch, height, width, channels)
     const float* scales;  // (m, scale_groups), of pixels with a window; null with floats
     const uint8_t* weight;
-    const float* weight_scales;  // for each group of 64; with tiles for each of `weight_groups`, which may be one of all
-    const int32_t* wholes;       // of each group, on top of one scale a column; or null. With tiles alone
+    const float* weight_scales;  // for each of `weight_groups`, which may be one of all with wide sums; of 64 with floats
+    const int32_t* wholes;       // of each group, on top of one scale a column; or null. With wide sums alone
     const float* bias;           // packed, or null
     const float* h;              // (m, rank), or (pixels, taps * rank) with a window; null without a branch
     const int16_t* up;           // packed words; with tiles bfloat16

@@ -3,7 +3,8 @@
 //   weight   of 4 bits (N/P, K/4, 4 * width bytes): a byte holds column j in its low and column j + width in its high nibble, as
 //            code + 8, for multipliers that take an unsigned operand; four neighbours in k lie together
 //            of 8 bits (N/P, K/4, 4 * P bytes): the same, one a byte, as code + 128; for tiles as it is
-//   scales   (N/P, K/64, P) float;  bias (N/P, P) float
+//   scales   (N/P, groups, P) float, for each 64 of k or as many of these as have one;  bias (N/P, P) float
+//   wholes   (N/P, K/64, P) int32, where groups have whole numbers on top of one scale a column
 //   up       (N/P, rank/2, P, 2) words (words.h), and down (rank/P, K/2, P, 2), with a scale for each column: (N/P, P) float
 #pragma once
 
@@ -54,8 +55,15 @@ struct Panels {
     }
 
     // Columns [0, width) of all k, then the others: (K/4, P * 4 bytes), one code a byte.
-    static void unpack(const uint8_t* packed, int64_t k, uint8_t* bytes) {
-        constexpr int64_t half = V::width * 4;
+    // With `wholes`, a number for each group and column, the code times it, plus 128 instead of 8.
+    static void unpack(const uint8_t* packed, int64_t k, const int32_t* wholes, uint8_t* bytes) {
+        constexpr int64_t half = V::width * 4, group = kGroup / 4 * half;
+        if constexpr (V::wide_sums)
+            if (wholes) {
+                for (int64_t g = 0; g < k / kGroup; ++g, packed += group, bytes += 2 * group, wholes += kColumns)
+                    V::template unpack_times<128>(packed, bytes, wholes);
+                return;
+            }
         for (int64_t k4 = 0; k4 < k / 4; ++k4, packed += half, bytes += 2 * half) V::unpack(packed, bytes);
     }
 };

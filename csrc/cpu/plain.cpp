@@ -12,6 +12,7 @@ struct Plain {
     static constexpr bool many_registers = false, has_tiles = false;
     static constexpr int64_t many_rows = rows;
     static constexpr bool wide_sums = true;
+    static constexpr int whole_rows = 2 * rows;
     struct Float {
         float v[width];
     };
@@ -89,6 +90,14 @@ struct Plain {
             bytes[i] = packed[i] & 15;
             bytes[4 * width + i] = packed[i] >> 4;
         }
+    }
+    template <int Middle>
+    static void unpack_times(const uint8_t* packed, uint8_t* bytes, const int32_t* wholes) {
+        for (int line = 0; line < kGroup / 4; ++line, packed += 4 * width, bytes += 8 * width)
+            for (int i = 0; i < 4 * width; ++i) {
+                bytes[i] = uint8_t(((packed[i] & 15) - 8) * (wholes[i / 4] & 255) + Middle);
+                bytes[4 * width + i] = uint8_t(((packed[i] >> 4) - 8) * (wholes[width + i / 4] & 255) + Middle);
+            }
     }
     static Float nibble(const Bytes& a, int shift) {
         return each<Float>([&](int i) { return float(((a.v[4 * i + shift / 8] >> (shift % 8)) & 15) - 8); });

@@ -1,8 +1,10 @@
 // y (M, N) = activation( sum over groups of scale_x scale_w (codes_x . codes_w) + h up^T + bias )
 //
-// Codes are multiplied as integers and each group of 64 is summed exactly; groups are added in float32 in ascending order,
-// whatever the number of threads. A task is a block of rows by some panels. A panel's weight is unpacked to bytes once a block;
-// they stream from the second-level cache past the tiles, which costs nothing measurable beside keeping them in the first.
+// Codes are multiplied as integers and summed exactly for as long as one scale holds: over all of K where neither rows nor
+// weights have a scale for each group, else over a group of 64, or a convolution's tap. What has scales of its own is added in
+// float32 in ascending order, whatever the number of threads. A task is a block of rows by some panels. A panel's weight is
+// unpacked to bytes once a block; they stream from the second-level cache past the tiles, which costs nothing measurable beside
+// keeping them in the first.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +26,7 @@ struct Product {
     static constexpr int64_t kBlock = 384;  // rows a task at most: a multiple of every tile's
     static constexpr int64_t kPassing = (V::has_tiles ? 1 : 12) << 20;  // bytes of a result that passes the caches by
 
-    static Cut cut(const ProductCall& call) { return Cut(call, P::kColumns, kBlock, V::rows, kSmallest); }
+    static Cut cut(const ProductCall& call) { return Cut(call, P::kColumns, kBlock, V::whole_rows, kSmallest); }
     static int64_t tasks(const ProductCall& call) { return cut(call).tasks(); }
 
     static void work(const ProductCall& call, Tasks& tasks) {
@@ -51,12 +53,21 @@ struct Product {
         const uint8_t *packed = call.weight + panel * size, *bytes = packed;
         if (call.weight_bits == 4) {
             auto* unpacked = scratch<uint8_t, 7>(call.k * P::kColumns);
-            P::unpack(packed, call.k, unpacked);
+            const int32_t* wholes = call.wholes ? call.wholes + panel * call.k / kGroup * P::kColumns : nullptr;
+            P::unpack(packed, call.k, wholes, unpacked);
             bytes = unpacked;
         }
+        auto next_panel = [&](int64_t row, int64_t count) {  // fetched, a part with each tile
+            for (int64_t i = row * size / rows.count; i < (row + count) * size / rows.count; i += 64)
+                __builtin_prefetch(packed + size + i, 0, 2);
+        };
+        if constexpr (V::wide_sums)
+            if (rows.whole) return tiles<V::whole_rows>(rows.count, [&](auto R, int64_t row) {
+                next_panel(row, R);
+                whole_tile<R.value>(call, rows, row, first, panel, bytes);
+            });
         tiles<V::rows>(rows.count, [&](auto R, int64_t row) {
-            for (int64_t i = row * size / rows.count; i < (row + R) * size / rows.count; i += 64)
-                __builtin_prefetch(packed + size + i, 0, 2);  // the next panel, a part with each tile
+            next_panel(row, R);
             bool in_image = call.window && !call.window->places;
             auto* pass = in_image      ? &tile<R.value, true, false>
                          : rows.scaled ? &tile<R.value, true, true>
@@ -65,35 +76,76 @@ struct Product {
         });
     }
 
+    // R rows by one panel where each row and each column has one scale: integers alone until all of K is summed. They take the
+    // registers that float sums would have, so a tile has twice as many rows.
+    template <int R>
+    static void whole_tile(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, const uint8_t* w) {
+        constexpr int kAtOnce = V::rows;  // rows that are finished at once
+        typename V::Sum low[R], high[R];
+        const int8_t* codes = rows.codes + rows.code.rows[row];
+        const float* s = call.weight_scales + panel * P::kColumns;
+        if (!rows.passing) fetch<R>(call, first + row, panel);
+        unroll<R>([&](auto r) { low[r] = high[r] = V::start_sum(rows.starts[rows.start.rows[row + r]]); });
+        for (int64_t g = 0; g < call.k; g += kGroup, codes += kGroup * V::whole_rows)
+            for (int i = 0; i < kGroup; i += 4, w += 4 * P::kColumns) {
+                auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
+                unroll<R>([&](auto r) {
+                    auto x = V::set_four(codes + r * kGroup + i);
+                    low[r] = V::dot(low[r], w_low, x);
+                    high[r] = V::dot(high[r], w_high, x);
+                });
+            }
+        auto s_low = V::load(s), s_high = V::load(s + V::width);
+        unroll<(R + kAtOnce - 1) / kAtOnce>([&](auto part) {
+            constexpr int kFrom = part * kAtOnce, kCount = std::min(kAtOnce, R - kFrom);
+            Float a[kCount], b[kCount];
+            unroll<kCount>([&](auto r) {
+                a[r] = V::mul(V::total(low[kFrom + r]), s_low);
+                b[r] = V::mul(V::total(high[kFrom + r]), s_high);
+            });
+            finish<kCount>(call, rows, row + kFrom, first, panel, a, b);
+        });
+    }
+
+    // Where the results of R rows go, so that storing them does not wait.
+    template <int R>
+    static void fetch(const ProductCall& call, int64_t row, int64_t panel) {
+        unroll<R>([&](auto r) {
+            const float* y = call.y + (row + r) * call.n + panel * P::kColumns;
+            for (int i = 0; i < P::kColumns; i += 16) __builtin_prefetch(y + i, 1);
+        });
+    }
+
     // R rows by one panel. Tiled rows lie beside each other, a group of codes at a time, so that one address serves them all;
     // others have an address each.
     template <int R, bool Scaled, bool Tiled>
     static void tile(const ProductCall& call, const Rows& rows, int64_t row, int64_t first, int64_t panel, const uint8_t* w) {
         const int64_t *code_rows = rows.code.rows + row, *start_rows = rows.start.rows + row, *scale_rows = rows.scale.rows + row;
-        const float* s = call.weight_scales + panel * call.k / kGroup * P::kColumns;
+        const float* scales = call.weight_scales + panel * call.weight_groups * P::kColumns;
+        int64_t groups = call.k / kGroup;
         FloatSums<V, R> sums;
-        if (!rows.passing) unroll<R>([&](auto r) {  // where the results go, so that storing them does not wait
-            const float* y = call.y + (first + row + r) * call.n + panel * P::kColumns;
-            for (int i = 0; i < P::kColumns; i += 16) __builtin_prefetch(y + i, 1);
-        });
-        for (int64_t g = 0; g < call.k / kGroup; ++g, s += P::kColumns) {
+        if (!rows.passing) fetch<R>(call, first + row, panel);
+        for (int64_t g = 0; g < groups; g += rows.wide) {
             typename V::Sum low[R], high[R];
             constexpr int kAddresses = Tiled ? 1 : R;
             const int8_t* codes[kAddresses];
             unroll<R>([&](auto r) { low[r] = high[r] = V::start_sum(rows.starts[start_rows[r] + rows.start.groups[g]]); });
-            unroll<kAddresses>([&](auto r) { codes[r] = rows.codes + code_rows[r] + rows.code.groups[g]; });
-            for (int i = 0; i < kGroup / 16; ++i) {
-                unroll<4>([&](auto j) {
-                    auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
-                    unroll<R>([&](auto r) {
-                        auto x = V::set_four(Tiled ? codes[0] + r * kGroup + 4 * j : codes[r % kAddresses] + 4 * j);
-                        low[r] = V::dot(low[r], w_low, x);
-                        high[r] = V::dot(high[r], w_high, x);
+            for (int64_t part = g; part < g + rows.wide; ++part) {
+                unroll<kAddresses>([&](auto r) { codes[r] = rows.codes + code_rows[r] + rows.code.groups[part]; });
+                for (int i = 0; i < kGroup / 16; ++i) {
+                    unroll<4>([&](auto j) {
+                        auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
+                        unroll<R>([&](auto r) {
+                            auto x = V::set_four(Tiled ? codes[0] + r * kGroup + 4 * j : codes[r % kAddresses] + 4 * j);
+                            low[r] = V::dot(low[r], w_low, x);
+                            high[r] = V::dot(high[r], w_high, x);
+                        });
+                        w += 4 * P::kColumns;
                     });
-                    w += 4 * P::kColumns;
-                });
-                unroll<kAddresses>([&](auto r) { codes[r] += 16; });
+                    unroll<kAddresses>([&](auto r) { codes[r] += 16; });
+                }
             }
+            const float* s = scales + g * call.weight_groups / groups * P::kColumns;
             auto s_low = V::load(s), s_high = V::load(s + V::width);
             sums.settle();
             unroll<R>([&](auto r) {

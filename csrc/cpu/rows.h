@@ -24,9 +24,11 @@ struct Places {
 struct Rows {
     int64_t count;
     bool scaled;            // a scale for each group; else one for each row
+    int64_t wide;           // groups of codes that have one scale, those of the weight too
+    bool whole;             // is that all of them?
     bool passing;           // does y pass the caches by?
     const int8_t* codes;    // a linear's in tiles, (k / 64, row in the tile, 64); a convolution's as they lie in the image
-    const int32_t* starts;  // where each group's sum starts, to take back the + 8 or + 128 of the weights
+    const int32_t* starts;  // where the sum over `wide` groups starts, to take back the + 8 or + 128 of the weights
     const float* scales;
     const void* h;          // (count, rank) as words.h or halves.h has them
     const float* h_scales;
@@ -41,6 +43,7 @@ struct RowSource {
         Rows rows{};
         rows.count = count, rows.scaled = call.window || call.scale_groups > 1;
         int64_t groups = call.k / kGroup;
+        rows.wide = span(call, rows.scaled), rows.whole = rows.wide == groups && !rows.scaled;
         rows.code = {scratch<int64_t, 12>(count), scratch<int64_t, 13>(groups)};
         rows.start = {scratch<int64_t, 14>(count), scratch<int64_t, 15>(groups)};
         rows.scale = {scratch<int64_t, 16>(count), scratch<int64_t, 17>(groups)};
@@ -51,6 +54,15 @@ struct RowSource {
         else
             call.window->places ? placed(call, first, rows) : seen(call, first, rows);
         return rows;
+    }
+
+    // How many groups of codes have one scale, that of the weight too.
+    static int64_t span(const ProductCall& call, bool scaled) {
+        constexpr int64_t kExact = INT32_MAX / (255 * 128) / kGroup;  // groups that 32 bits hold the sum of
+        int64_t groups = call.k / kGroup, of_weight = groups / call.weight_groups;
+        int64_t of_rows = (call.window ? call.window->channels / kGroup : groups) / call.scale_groups;
+        int64_t found = std::min(scaled ? of_rows : groups, of_weight);
+        return V::wide_sums && found <= kExact ? found : 1;
     }
 
     static const int64_t* begins(const Spread& spread, int64_t first, int64_t count, int64_t* places) {
@@ -74,17 +86,17 @@ struct RowSource {
 
     // Rows of codes (count, k), in tiles unless AMX makes its own of them; `scales` a row, for one or more groups each.
     static void tiled(const ProductCall& call, const int8_t* codes, int64_t scales, Rows& rows) {
-        int64_t k = call.k, groups = k / kGroup;
-        rows.codes = V::has_tiles ? codes : in_tiles(codes, rows.count, k);
-        rows.starts = starts_of(call, codes, rows.count * groups);
+        int64_t k = call.k, groups = k / kGroup, tile = rows.whole ? V::whole_rows : V::rows;
+        rows.codes = V::has_tiles ? codes : rows.whole ? in_tiles<V::whole_rows>(codes, rows.count, k) : in_tiles<V::rows>(codes, rows.count, k);
+        rows.starts = starts_of(call, codes, rows.count * groups, rows.wide);
         for (int64_t i = 0; i < rows.count; ++i) {
-            rows.code.rows[i] = V::has_tiles ? i * k : i / V::rows * V::rows * k + i % V::rows * kGroup;
-            rows.start.rows[i] = i * groups;
+            rows.code.rows[i] = V::has_tiles ? i * k : i / tile * tile * k + i % tile * kGroup;
+            rows.start.rows[i] = i * groups / rows.wide;
             rows.scale.rows[i] = i * scales;
         }
         for (int64_t g = 0; g < groups; ++g) {
-            rows.code.groups[g] = g * kGroup * (V::has_tiles ? 1 : V::rows);
-            rows.start.groups[g] = g;
+            rows.code.groups[g] = g * kGroup * (V::has_tiles ? 1 : tile);
+            rows.start.groups[g] = g / rows.wide;
             rows.scale.groups[g] = g * scales / groups;
         }
     }
@@ -113,21 +125,23 @@ struct RowSource {
         if (call.h) of_branch(branch(call, first, rows.count), call.rank, rows);
     }
 
+    template <int Tile>
     static const int8_t* in_tiles(const int8_t* codes, int64_t count, int64_t k) {
-        auto* tiled = scratch<int8_t, 9>((count + V::rows - 1) / V::rows * V::rows * k);
-        tiles<V::rows>(count, [&](auto R, int64_t row) {
+        auto* tiled = scratch<int8_t, 9>((count + Tile - 1) / Tile * Tile * k);
+        tiles<Tile>(count, [&](auto R, int64_t row) {
             int8_t* to = tiled + row * k;
-            for (int64_t i = 0; i < k; i += kGroup, to += kGroup * V::rows)
+            for (int64_t i = 0; i < k; i += kGroup, to += kGroup * Tile)
                 unroll<R.value>([&](auto r) { std::memcpy(to + kGroup * r, codes + (row + r) * k + i, kGroup); });
         });
         return tiled;
     }
 
-    static const int32_t* starts_of(const ProductCall& call, const int8_t* codes, int64_t groups) {
+    static const int32_t* starts_of(const ProductCall& call, const int8_t* codes, int64_t groups, int64_t wide) {
         if (V::has_tiles) return nullptr;  // which takes signed bytes
-        auto* starts = scratch<int32_t, 2>(groups);
-        for (int64_t g = 0; g < groups; ++g) starts[g] = V::start(codes + g * kGroup);
-        for (int64_t g = 0; call.weight_bits == 8 && g < groups; ++g) starts[g] *= 16;  // 128 where it was 8
+        auto* starts = scratch<int32_t, 2>(groups / wide);
+        for (int64_t g = 0; g < groups; ++g) starts[g / wide] = V::start(codes + g * kGroup) + (g % wide ? starts[g / wide] : 0);
+        if (call.weight_bits == 4 && !call.wholes) return starts;
+        for (int64_t g = 0; g < groups / wide; ++g) starts[g] *= 16;  // 128 where it was 8
         return starts;
     }
 
@@ -160,18 +174,18 @@ struct RowSource {
                       scales + line * padded.width * call.scale_groups);
         rows.codes = codes;
         rows.scales = scales;
-        rows.starts = starts_of(call, codes, lines * padded.width * groups);
+        rows.starts = starts_of(call, codes, lines * padded.width * groups, rows.wide);
         for (int64_t i = 0; i < rows.count; ++i) {
             int64_t pixel = (padded.line(w, first + i) - top) * padded.width + (first + i) % w.columns * w.stride[1];
             rows.code.rows[i] = pixel * w.channels;
-            rows.start.rows[i] = pixel * groups;
+            rows.start.rows[i] = pixel * groups / rows.wide;
             rows.scale.rows[i] = pixel * call.scale_groups;
         }
         for (int64_t g = 0; g < call.k / kGroup; ++g) {
             int64_t tap = g / groups, part = g % groups;
             int64_t pixel = tap / w.taps[1] * w.dilation[0] * padded.width + tap % w.taps[1] * w.dilation[1];
             rows.code.groups[g] = pixel * w.channels + part * kGroup;
-            rows.start.groups[g] = pixel * groups + part;
+            rows.start.groups[g] = (pixel * groups + part) / rows.wide;
             rows.scale.groups[g] = pixel * call.scale_groups + (call.scale_groups > 1 ? part : 0);
         }
         if (call.h) of_branch(branch(call, first, rows.count), call.rank, rows);

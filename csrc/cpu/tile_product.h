@@ -36,8 +36,6 @@ struct TileProduct {
             finish(work, kPair);  // of the block before
             work.first = first;
             work.rows = as_tiles(call, Product<V>::ready(call, first, count));
-            work.wide = span(call, work.rows);
-            work.whole = work.wide * kGroup == call.k && !work.rows.scaled;
             if (call.next) work.next.emplace(*call.next, count);
         };
         cut(call).work(tasks, ready, [&](int64_t, int64_t panel) {
@@ -85,15 +83,8 @@ struct TileProduct {
         if (call.weight_bits == 8) return reinterpret_cast<const int8_t*>(packed);
         auto* bytes = scratch<uint8_t, 7>(2 * call.k * P::kColumns) + place * call.k * P::kColumns;
         for (int64_t group = 0; group < groups; ++group, packed += 1024, bytes += 2048)
-            V::unpack_signed(packed, bytes, call.wholes ? call.wholes + (panel * groups + group) * P::kColumns : nullptr);
+            V::template unpack_times<0>(packed, bytes, call.wholes ? call.wholes + (panel * groups + group) * P::kColumns : nullptr);
         return reinterpret_cast<const int8_t*>(bytes - groups * 2048);
-    }
-
-    // How many groups of codes have one scale.
-    static int64_t span(const ProductCall& call, const Rows& rows) {
-        int64_t groups = call.k / kGroup;
-        int64_t of_rows = (call.window ? call.window->channels / kGroup : groups) / call.scale_groups;
-        return std::min(rows.scaled ? of_rows : groups, groups / call.weight_groups);
     }
 
     // 32 rows by a panel that tiles have multiplied and vectors have not finished yet.
@@ -108,8 +99,7 @@ struct TileProduct {
         const ProductCall& call;
         std::optional<TileNext<V>> next;
         Block rows;
-        int64_t first, wide;  // row of the result; groups of codes that have one scale
-        bool whole;           // is that all of them?
+        int64_t first;  // row of the result
         Unit unit;
         int turn;
         alignas(64) int32_t sums[kBatch * kPair * kPair];
@@ -124,7 +114,7 @@ struct TileProduct {
     static void pair(Work& work, int64_t row, int64_t panel, const int8_t* weight) {
         const ProductCall& call = work.call;
         const Block& rows = work.rows;
-        if (!work.whole) work.turn ^= 1;
+        if (!work.rows.whole) work.turn ^= 1;
         float* totals = work.totals[work.turn];
         const int64_t* place = rows.code.rows + row;
         int64_t groups = call.k / kGroup, count = std::min(kPair, rows.count - row);
@@ -138,14 +128,14 @@ struct TileProduct {
         };
         auto multiply = [&](int64_t g, void* sums) {
             TileRows codes = {rows.codes + place[0] + rows.code.groups[g], rows.line, rows.step, Both ? place[kTileRows] - place[0] : 0};
-            multiply_tiles<int8_t, Square<Both>>(codes, weight + g * kGroup * P::kColumns, work.wide, sums, 4 * kPair, meanwhile);
+            multiply_tiles<int8_t, Square<Both>>(codes, weight + g * kGroup * P::kColumns, work.rows.wide, sums, 4 * kPair, meanwhile);
         };
-        if (work.whole) {
+        if (work.rows.whole) {
             multiply(0, totals);
         } else {
-            for (int64_t g = 0; g < groups; g += kBatch * work.wide) {
-                int64_t batch = std::min(kBatch, (groups - g) / work.wide);
-                for (int64_t i = 0; i < batch; ++i) multiply(g + i * work.wide, work.sums + i * kPair * kPair);
+            for (int64_t g = 0; g < groups; g += kBatch * work.rows.wide) {
+                int64_t batch = std::min(kBatch, (groups - g) / work.rows.wide);
+                for (int64_t i = 0; i < batch; ++i) multiply(g + i * work.rows.wide, work.sums + i * kPair * kPair);
                 tiles<kBatch>(batch, [&](auto N, int64_t) {
                     (rows.scaled ? &add<N.value, true> : &add<N.value, false>)(work, row, count, panel, g, totals);
                 });
@@ -172,8 +162,8 @@ struct TileProduct {
         const int32_t* sums = work.sums;
         int64_t groups = call.k / kGroup, places[N] = {};
         for (int i = 0; i < N; ++i) {
-            scales[i] = own + (g + i * work.wide) * call.weight_groups / groups * P::kColumns;
-            if constexpr (Scaled) places[i] = rows.scale.groups[g + i * work.wide];
+            scales[i] = own + (g + i * work.rows.wide) * call.weight_groups / groups * P::kColumns;
+            if constexpr (Scaled) places[i] = rows.scale.groups[g + i * work.rows.wide];
         }
         for (int64_t r = 0; r < count; ++r, sums += kPair, totals += kPair) {
             auto low = g ? V::load(totals) : V::zero(), high = g ? V::load(totals + V::width) : V::zero();
@@ -208,13 +198,13 @@ struct TileProduct {
         const float* bias = call.bias ? call.bias + unit.panel * P::kColumns : nullptr;
         const float* own = call.weight_scales + unit.panel * P::kColumns;
         auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
-        auto w_low = work.whole ? V::load(own) : V::zero(), w_high = work.whole ? V::load(own + V::width) : V::zero();
+        auto w_low = work.rows.whole ? V::load(own) : V::zero(), w_high = work.rows.whole ? V::load(own + V::width) : V::zero();
         int64_t panel = call.paired ? unit.panel / 2 : unit.panel;  // of the result
         bool more = Product<V>::more_to_do(call, rows, panel);
         for (int64_t r = from; r < to; ++r) {
             const float* totals = unit.totals + r * kPair;
             auto low = V::load(totals), high = V::load(totals + V::width);
-            if (work.whole) {
+            if (work.rows.whole) {
                 low = V::mul(V::to_float(V::as_ints(low)), w_low);
                 high = V::mul(V::to_float(V::as_ints(high)), w_high);
             }

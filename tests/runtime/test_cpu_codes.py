@@ -116,6 +116,17 @@ def test_gemm_by_bytes(kernels: str, seed: int, m: int, n: int, groups: int, ran
     assert_near(y, ops.gemm, *codes, *weight, None, h, up, **options, rounded=rounded)
 
 
+@pytest.mark.parametrize("kernels", ["plain", "avx512-vnni", "avx512-amx"])
+def test_more_products_of_bytes_than_32_bits_hold(kernels: str) -> None:
+    k = 64 * 1100  # 255 * 127 * k is more than 2^31
+    weight = FORMATS["int8"].encode(torch.full((5, k), 1.0))
+    codes = FORMATS["int8"].encode(torch.full((13, k), -1.0))
+    options = {"formats": ["int8", "int8"], "dtype": torch.float32}
+    kernel = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight), options)
+    assert kernel is not None
+    torch.testing.assert_close(kernel(*codes), torch.full((13, 5), -float(k)))
+
+
 @pytest.mark.parametrize("kernels", ["plain", "avx512-vnni"])
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 999), st.integers(1, 2), st.integers(1, 40), st.integers(0, 1))
