@@ -1,5 +1,7 @@
 // y = softmax(scale q k^T) v for each head, without a mask. A task is a block of queries of one head, whose scores stay in the
-// cache; keys and values are laid out in panels, once a head for each thread. q k^T is multiplied in words, the rest in float.
+// cache; keys and values are laid out in panels, once a head for each thread. q k^T is multiplied in words; shares and values too
+// where the program lets them be rounded to bfloat16, else in float: shares of 14 bits against the largest of their row, values of
+// 10 against the largest of their column. bfloat16 has 8.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +22,12 @@ struct Attention {
     using W = Words<V>;
     using Float = typename V::Float;
     static constexpr int64_t kBlock = 96, kScores = 49152;  // queries and scores a task at most
+    static constexpr float kShare = 16383.0f, kValue = 1023.0f;  // the largest words: W::kExact of their products fit 32 bits
+
+    // What is added before a share is rounded, to each of 16 neighbours another part of a unit: so that of many that are smaller
+    // than one some count, and none is lost that the others make up for.
+    static constexpr float kUneven[16] = {-15 / 32.0f, 1 / 32.0f,  -7 / 32.0f, 9 / 32.0f,  -11 / 32.0f, 5 / 32.0f,  -3 / 32.0f, 13 / 32.0f,
+                                          -13 / 32.0f, 3 / 32.0f,  -5 / 32.0f, 11 / 32.0f, -9 / 32.0f,  7 / 32.0f,  -1 / 32.0f, 15 / 32.0f};
 
     static int64_t key_panels(const AttentionCall& call) { return P::count(call.keys); }
 
@@ -35,16 +43,20 @@ struct Attention {
     static int64_t tasks(const AttentionCall& call) { return call.batch * call.heads * blocks(call); }
 
     // A head's keys as words (keys / P, width / 2, P, 2) with a scale each; its values in panels (width / P, keys, P), of which the
-    // last is half as wide where that is enough.
+    // last is half as wide where that is enough; or as words (width / P, keys / 2, P, 2) with a scale for each column.
     struct Head {
         const int16_t* keys;
         const float* scales;
         const float* values;
+        const int16_t* words;
+        const float* columns;
     };
 
-    // Exponentials of the distances from each query's largest score, a row each, and one over each row's sum.
+    // Exponentials of the distances from each query's largest score, a row each, in float or words; and one over each row's sum.
     struct Shares {
-        const float *rows, *factors;
+        const float* rows;
+        const int16_t* words;
+        const float* factors;
     };
 
     static void work(const AttentionCall& call, Tasks& tasks) {
@@ -61,37 +73,47 @@ struct Attention {
             for (int64_t column = 0; column < call.width; column += P::kColumns)
                 tiles<V::rows>(count, [&](auto R, int64_t row) {
                     auto* part = call.width - column > V::width ? &weigh<R.value, 2> : &weigh<R.value, 1>;
-                    part(call, shares, row, laid_out.values, column, y);
+                    part(call, shares, row, laid_out, column, y);
                 });
         }
     }
 
     static Shares attend(const AttentionCall& call, const float* q, int64_t count, const Head& head) {
-        int64_t wide = key_panels(call) * P::kColumns, stride = W::stride(call.width);
+        int64_t stride = W::stride(call.width);
         auto* words = scratch<int16_t, 0>(count * stride);
-        auto *scales = scratch<float, 1>(count), *scores = scratch<float, 2>(count * wide), *factors = scratch<float, 3>(count);
+        auto *scales = scratch<float, 1>(count), *scores = scratch<float, 2>(count * apart(call)), *factors = scratch<float, 3>(count);
         for (int64_t i = 0; i < count; ++i) scales[i] = W::row(q + i * call.q.row, call.width, words + i * stride);
-        auto scale = V::set(call.scale * 1.44269504f);  // so that powers of two are taken
-        for (int64_t panel = 0; panel < key_panels(call); ++panel) {
-            const float* key_scales = head.scales + panel * P::kColumns;
-            auto s_low = V::mul(V::load(key_scales), scale), s_high = V::mul(V::load(key_scales + V::width), scale);
+        for (int64_t panel = 0; panel < key_panels(call); ++panel)
             tiles<V::rows>(count, [&](auto R, int64_t row) {
-                Float low[R.value], high[R.value];
-                W::template multiply<R.value>(words + row * stride, stride, head.keys + panel * panel_words(call), call.width, low,
-                                              high);
-                unroll<R.value>([&](auto r) {
-                    auto own = V::set(scales[row + r]);
-                    float* to = scores + (row + r) * wide + panel * P::kColumns;
-                    V::store(to, V::mul(V::mul(low[r], own), s_low));
-                    V::store(to + V::width, V::mul(V::mul(high[r], own), s_high));
-                });
+                score<R.value>(call, words + row * stride, scales + row, head, panel, scores + row * apart(call));
             });
-        }
-        for (int64_t i = 0; i < count; ++i) factors[i] = 1.0f / softmax(scores + i * wide, call.keys, wide);
-        return {scores, factors};
+        auto* take = call.bfloat16 ? &softmax<true> : &softmax<false>;
+        for (int64_t i = 0; i < count; ++i) factors[i] = 1.0f / take(scores + i * apart(call), call.keys, key_panels(call) * P::kColumns);
+        return {scores, reinterpret_cast<const int16_t*>(scores), factors};
     }
 
-    // In place; returns the sum.
+    // Scores between two rows: not a power of two, by which they would all share a few lines of the first-level cache.
+    static int64_t apart(const AttentionCall& call) { return key_panels(call) * P::kColumns + V::width; }
+
+    // R rows of scores, a panel of keys wide. A function of its own, so that its sums have all registers.
+    template <int R>
+    [[gnu::noinline]] static void score(const AttentionCall& call, const int16_t* words, const float* scales, const Head& head,
+                                        int64_t panel, float* scores) {
+        Float sums[2 * R];
+        W::template multiply<R, 2>(words, W::stride(call.width), head.keys + panel * panel_words(call), call.width, sums);
+        auto scale = V::set(call.scale * 1.44269504f);  // so that powers of two are taken
+        const float* key_scales = head.scales + panel * P::kColumns;
+        auto s_low = V::mul(V::load(key_scales), scale), s_high = V::mul(V::load(key_scales + V::width), scale);
+        unroll<R>([&](auto r) {
+            auto own = V::set(scales[r]);
+            float* to = scores + r * apart(call) + panel * P::kColumns;
+            V::store(to, V::mul(V::mul(sums[2 * r], own), s_low));
+            V::store(to + V::width, V::mul(V::mul(sums[2 * r + 1], own), s_high));
+        });
+    }
+
+    // In place, as floats or as words in the first half of the row; returns the sum.
+    template <bool InWords>
     static float softmax(float* scores, int64_t count, int64_t wide) {
         std::fill(scores + count, scores + wide, -3e38f);
         auto largest = V::set(-3e38f);
@@ -102,7 +124,10 @@ struct Attention {
         auto centre = V::set(-most), sum = V::zero();
         for (int64_t i = 0; i < wide; i += V::width) {
             auto value = Activations<V>::exp2(V::add(V::load(scores + i), centre));
-            V::store(scores + i, value);
+            if constexpr (InWords)
+                V::store_words(reinterpret_cast<int16_t*>(scores) + i, V::fma(value, V::set(kShare), V::load(kUneven + i % 16)));
+            else
+                V::store(scores + i, value);
             sum = V::add(sum, value);
         }
         return sum_of<V>(sum);
@@ -110,16 +135,23 @@ struct Attention {
 
     // R rows of y, C registers wide: values added up by their shares.
     template <int R, int C>
-    static void weigh(const AttentionCall& call, const Shares& shares, int64_t row, const float* values, int64_t column, float* y) {
-        int64_t wide = key_panels(call) * P::kColumns, left = call.width - column;
+    [[gnu::noinline]] static void weigh(const AttentionCall& call, const Shares& shares, int64_t row, const Head& head, int64_t column, float* y) {
+        int64_t left = call.width - column;
         Float sums[R * C];
-        multiply<V, R, C>(shares.rows + row * wide, wide, values + column * call.keys, call.keys, sums);
+        if (call.bfloat16) {
+            W::template multiply<R, C>(shares.words + 2 * row * apart(call), 2 * apart(call), head.words + column * even(call.keys), call.keys, sums);
+            unroll<R * C>([&](auto i) { sums[i] = V::mul(sums[i], V::load(head.columns + column + i % C * V::width)); });
+        } else {
+            multiply<V, R, C>(shares.rows + row * apart(call), apart(call), head.values + column * call.keys, call.keys, sums);
+        }
         unroll<R>([&](auto r) {
             auto factor = V::set(shares.factors[row + r]);
             store_some<V>(y + (row + r) * call.heads * call.width + column, V::mul(sums[r * C], factor),
                           V::mul(sums[r * C + C - 1], factor), left);
         });
     }
+
+    static int64_t even(int64_t count) { return (count + 1) / 2 * 2; }
 
     static int64_t panel_words(const AttentionCall& call) { return (call.width + 1) / 2 * 2 * P::kColumns; }
 
@@ -135,7 +167,39 @@ struct Attention {
             int16_t* to = panels + i / P::kColumns * panel_words(call) + i % P::kColumns * 2;
             for (int64_t j = 0; j < pairs; ++j) std::memcpy(to + j * 2 * P::kColumns, line + 2 * j, 2 * sizeof *line);
         }
-        return {panels, scales, in_panels(call, v)};
+        Head head{panels, scales, nullptr, nullptr, nullptr};
+        if (call.bfloat16)
+            as_words(call, v, head);
+        else
+            head.values = in_panels(call, v);
+        return head;
+    }
+
+    // Values as words, two keys beside each other. A column with a NaN, or one that is infinite, becomes NaN.
+    static void as_words(const AttentionCall& call, const float* v, Head& head) {
+        auto* words = scratch<int16_t, 7>(P::count(call.width) * P::kColumns * even(call.keys));
+        auto* scales = scratch<float, 8>(P::count(call.width) * P::kColumns);
+        head.words = words, head.columns = scales;
+        for (int64_t column = 0; column < call.width; column += V::width) {
+            int64_t left = std::min<int64_t>(call.width - column, V::width);
+            auto line = [&](int64_t key) {
+                if (key == call.keys) return V::zero();
+                const float* from = v + key * call.v.row + column;
+                return left == V::width ? V::load(from) : V::load_first(from, left);
+            };
+            auto largest = V::set(1e-30f), poison = V::zero();
+            for (int64_t i = 0; i < call.keys; ++i) {
+                largest = V::max(largest, V::magnitude(line(i)));
+                poison = V::fma(line(i), V::zero(), poison);
+            }
+            auto inverse = V::mul(V::reciprocal(largest), V::set(kValue));
+            V::store(scales + column, V::add(V::mul(largest, V::set(1.0f / (kValue * kShare))), poison));
+            bool second = column % P::kColumns != 0, alone = !second && call.width - column <= V::width;
+            int64_t apart = (alone ? 1 : 2) * 2 * V::width;
+            int16_t* to = words + column / P::kColumns * P::kColumns * even(call.keys) + (second ? 2 * V::width : 0);
+            for (int64_t i = 0; i < call.keys; i += 2, to += apart)
+                V::store_word_pairs(to, V::mul(line(i), inverse), V::mul(line(i + 1), inverse));
+        }
     }
 
     static const float* in_panels(const AttentionCall& call, const float* v) {

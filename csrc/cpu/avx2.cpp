@@ -17,6 +17,7 @@ struct Avx2 {
     static constexpr int whole_rows = rows;
     using Float = __m256;
     using Int = __m256i;
+    using Words = Int;
     using Sum = __m256i;
 
     static Float zero() { return _mm256_setzero_ps(); }
@@ -71,6 +72,11 @@ struct Avx2 {
         Int wide = _mm256_cvtps_epi32(a);
         __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), half);
+    }
+    // Two registers as words, taking turns.
+    static void store_word_pairs(int16_t* p, Float a, Float b) {
+        Int first = _mm256_and_si256(_mm256_cvtps_epi32(a), _mm256_set1_epi32(0xffff)), second = _mm256_cvtps_epi32(b);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_or_si256(first, _mm256_slli_epi32(second, 16)));
     }
     static Int load_words(const int16_t* p) { return load_bytes(reinterpret_cast<const uint8_t*>(p)); }
     static Int set_pair(const int16_t* p) { return set_four(reinterpret_cast<const int8_t*>(p)); }

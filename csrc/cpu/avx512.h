@@ -16,6 +16,7 @@ struct Avx512Floats {
     static constexpr int64_t many_rows = rows;
     using Float = __m512;
     using Int = __m512i;
+    using Words = Int;
     using Sum = __m512i;
 
     static Float zero() { return _mm512_setzero_ps(); }
@@ -64,6 +65,11 @@ struct Avx512Floats {
     static Float to_float(Int a) { return _mm512_cvtepi32_ps(a); }
     static void store_words(int16_t* p, Float a) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
+    }
+    // Two registers as words, taking turns.
+    static void store_word_pairs(int16_t* p, Float a, Float b) {
+        Int first = _mm512_and_si512(_mm512_cvtps_epi32(a), _mm512_set1_epi32(0xffff)), second = _mm512_cvtps_epi32(b);
+        _mm512_storeu_si512(p, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
     }
     static Int load_words(const int16_t* p) { return _mm512_loadu_si512(p); }
     static Int set_pair(const int16_t* p) { return set_four(reinterpret_cast<const int8_t*>(p)); }

@@ -26,6 +26,7 @@ struct Plain {
     struct Pairs {
         int16_t v[2 * width];
     };
+    using Words = Pairs;
     struct Pair {
         int16_t v[2];
     };
@@ -74,6 +75,12 @@ struct Plain {
     static Float to_float(Int a) { return each<Float>([&](int i) { return float(a.v[i]); }); }
     static void store_words(int16_t* p, Float a) {
         for (int i = 0; i < width; ++i) p[i] = a.v[i] == a.v[i] ? int16_t(std::nearbyint(a.v[i])) : int16_t(0);
+    }
+    static void store_word_pairs(int16_t* p, Float a, Float b) {
+        for (int i = 0; i < width; ++i) {
+            p[2 * i] = a.v[i] == a.v[i] ? int16_t(std::nearbyint(a.v[i])) : int16_t(0);
+            p[2 * i + 1] = b.v[i] == b.v[i] ? int16_t(std::nearbyint(b.v[i])) : int16_t(0);
+        }
     }
     static Pairs load_words(const int16_t* p) {
         Pairs out;

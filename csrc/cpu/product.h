@@ -169,13 +169,14 @@ struct Product {
                                               Float (&low)[R], Float (&high)[R]) {
         int64_t stride = Words<V>::stride(call.rank), pairs = (call.rank + 1) / 2;
         const auto* h = static_cast<const int16_t*>(rows.h) + row * stride;
-        Words<V>::template multiply<R>(h, stride, call.up + panel * pairs * 2 * P::kColumns, call.rank, low, high);
+        Float sums[2 * R];
+        Words<V>::template multiply<R, 2>(h, stride, call.up + panel * pairs * 2 * P::kColumns, call.rank, sums);
         const float* scales = call.up_scales + panel * P::kColumns;
         auto s_low = V::load(scales), s_high = V::load(scales + V::width);
         unroll<R>([&](auto r) {
             auto scale = V::set(rows.h_scales[row + r]);
-            low[r] = V::mul(V::mul(low[r], scale), s_low);
-            high[r] = V::mul(V::mul(high[r], scale), s_high);
+            low[r] = V::mul(V::mul(sums[2 * r], scale), s_low);
+            high[r] = V::mul(V::mul(sums[2 * r + 1], scale), s_high);
         });
     }
 

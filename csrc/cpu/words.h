@@ -51,15 +51,14 @@ struct Words {
     // R rows of h, one panel of ranks wide.
     template <int R>
     static void project(const QuantizeCall& call, const Number* words, const float* scales, int64_t panel, int64_t row) {
-        Float low[R], high[R];
-        multiply<R>(words, call.k, call.down + panel * call.k * P::kColumns, call.k, low, high);
+        Float sums[2 * R];
+        multiply<R, 2>(words, call.k, call.down + panel * call.k * P::kColumns, call.k, sums);
         int64_t first = panel * P::kColumns;
         auto s_low = V::load(call.down_scales + first), s_high = V::load(call.down_scales + first + V::width);
         unroll<R>([&](auto r) {
             auto scale = V::set(scales[r]);
-            low[r] = V::mul(V::mul(low[r], scale), s_low);
-            high[r] = V::mul(V::mul(high[r], scale), s_high);
-            store_some<V>(call.h + (row + r) * call.rank + first, low[r], high[r], call.rank - first);
+            auto low = V::mul(V::mul(sums[2 * r], scale), s_low), high = V::mul(V::mul(sums[2 * r + 1], scale), s_high);
+            store_some<V>(call.h + (row + r) * call.rank + first, low, high, call.rank - first);
         });
     }
 
@@ -70,36 +69,32 @@ struct Words {
 
     // Any `count` of numbers as a row of words, filled up with zeros; returns their scale.
     static float row(const float* x, int64_t count, Number* words) {
-        if (count % V::width) {
-            float* line = scratch<float, 20>(stride(count));
-            std::fill(std::copy(x, x + count, line), line + stride(count), 0.0f);
-            x = line, count = stride(count);
-        }
-        auto largest = V::zero_int();
-        for (int64_t i = 0; i < count; i += V::width) largest = V::larger_magnitude(largest, V::load(x + i));
-        return encode(x, count, float_of(V::largest_lane(largest)), words);
+        int64_t whole = count / V::width * V::width;
+        auto rest = whole < count ? V::load_first(x + whole, count - whole) : V::zero();
+        auto largest = V::larger_magnitude(V::zero_int(), rest);
+        for (int64_t i = 0; i < whole; i += V::width) largest = V::larger_magnitude(largest, V::load(x + i));
+        float scale = encode(x, whole, float_of(V::largest_lane(largest)), words);
+        if (whole < count) V::store_words(words + whole, V::mul(rest, V::set(1.0f / scale)));
+        return scale;
     }
 
-    // R rows of words, `a_row` apart, times a panel of words, without the scales.
-    template <int R>
+    // R rows of words, `a_row` apart, times a panel of words, C registers a row, without the scales.
+    template <int R, int C>
     [[gnu::always_inline]] static void multiply(const Number* a, int64_t a_row, const Number* panel, int64_t depth,
-                                                Float (&low)[R], Float (&high)[R]) {
-        unroll<R>([&](auto r) { low[r] = high[r] = V::zero(); });
+                                                Float (&sums)[R * C]) {
+        unroll<R * C>([&](auto i) { sums[i] = V::zero(); });
         for (int64_t from = 0; from < depth; from += kExact) {
-            typename V::Int s_low[R], s_high[R];
-            unroll<R>([&](auto r) { s_low[r] = s_high[r] = V::zero_int(); });
-            for (int64_t i = from; i < std::min(depth, from + kExact); i += 2, panel += 2 * P::kColumns) {
-                auto p_low = V::load_words(panel), p_high = V::load_words(panel + P::kColumns);
+            typename V::Int exact[R * C];
+            unroll<R * C>([&](auto i) { exact[i] = V::zero_int(); });
+            for (int64_t i = from; i < std::min(depth, from + kExact); i += 2, panel += C * 2 * V::width) {
+                typename V::Words line[C];
+                unroll<C>([&](auto c) { line[c] = V::load_words(panel + c * 2 * V::width); });
                 unroll<R>([&](auto r) {
                     auto pair = V::set_pair(a + r * a_row + i);
-                    s_low[r] = V::dot_words(s_low[r], p_low, pair);
-                    s_high[r] = V::dot_words(s_high[r], p_high, pair);
+                    unroll<C>([&](auto c) { exact[r * C + c] = V::dot_words(exact[r * C + c], line[c], pair); });
                 });
             }
-            unroll<R>([&](auto r) {
-                low[r] = V::add(low[r], V::to_float(s_low[r]));
-                high[r] = V::add(high[r], V::to_float(s_high[r]));
-            });
+            unroll<R * C>([&](auto i) { sums[i] = V::add(sums[i], V::to_float(exact[i])); });
         }
     }
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -103,6 +104,8 @@ def test_attention(kernels, format, seed, batch, heads, queries, keys, width, sc
     y = kernel(q, k, v)
     assert y[0, 0, 0].isnan().all()
     assert y[0, 0, 1:].isfinite().all()
+    v[0, 0, keys // 2, width - 1] = torch.nan
+    assert kernel(q, k, v)[0, 0, :, width - 1].isnan().all()
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
@@ -155,6 +158,18 @@ def test_attention_of_many_keys(kernels: str, format: str, queries: int, keys: i
     kernel, off = attending(kernels, format)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(kernel(q, k, v), expected, rtol=1e-3, atol=off * v.abs().max().item())
+
+
+@pytest.mark.parametrize("format", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("share", [3e-6, 2e-5])
+def test_many_small_shares_count(kernels: str, format: str, share: float) -> None:
+    """Against one large one, each of them less than the last digit of what shares are rounded to."""
+    q, k, v = torch.ones(1, 1, 3, 8), torch.full((1, 1, 4096, 8), 0.0), torch.ones(1, 1, 4096, 8)
+    k[0, 0, 1000, 0], v[0, 0, 1000] = -math.log(share) * 8**0.5, 0.0
+    kernel, _ = attending(kernels, format)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(kernel(q, k, v), expected, rtol=0.0, atol=5e-3)
 
 
 def test_tiles_are_left_to_pytorch_again() -> None:
