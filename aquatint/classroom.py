@@ -39,6 +39,18 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """Root mean square distances to the images of a student before it was quantized, from the same noise."""
+
+    steps: int
+    student: float
+    quantized: float  # as it was before it learned
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps: {self.student:.4f} from the student before it was quantized, {self.quantized:.4f} without"
+
+
+@dataclass(frozen=True)
 class Guide:
     """Classifier-free guidance (arXiv 2207.12598): away from what is said under no condition, by a weight."""
 
@@ -135,28 +147,39 @@ class Classroom:
 
     def promoted(self) -> Classroom:
         """With what the student knows now as the next teacher."""
-        program = self.student.program_with(self.student.state())
-        return replace(self, teacher=Teacher(Trainable(program, device=self.device).requires_grad_(False)))
+        return replace(self, teacher=self.runs(self.student.program_with(self.student.state())))
 
     def compared(self, trained: Program, stamps: Sequence[int]) -> Comparison:
         """What was trained and the plain teacher beside the teacher in many steps, on noise that neither has seen."""
+        even = self.process.stamps
+        far = self.drawn(self.original, even(TEACHER_STEPS))
+        images = self.drawn(self.runs(trained), stamps), self.drawn(self.original, even(len(stamps)))
+        return Comparison(len(stamps), *(_apart(drawn, far) for drawn in images))
+
+    def recovered(self, trained: Program, quantized: Program, stamps: Sequence[int]) -> Recovery:
+        """What was trained, and what it was before that, beside the student that was quantized."""
+        far = self.drawn(self.original, stamps)
+        images = (self.drawn(self.runs(program), stamps) for program in (trained, quantized))
+        return Recovery(len(stamps), *(_apart(drawn, far) for drawn in images))
+
+    def runs(self, program: Program) -> Teacher:
+        """A program as it ships."""
+        return Teacher(Trainable(program, device=self.device).requires_grad_(False))
+
+    def drawn(self, who: Teacher, stamps: Sequence[int]) -> Tensor:
+        """Images of steps through `stamps`, from noise that training never sees."""
         noise, given = self.noise(CHECKED, -2)
-        ships = Trainable(trained, device=self.device).requires_grad_(False)
-        student, original = self.says(ships, given), self.teaches(self.original, given)
-
-        def drawn(says: Says, through: Sequence[int]) -> Tensor:
-            with torch.no_grad():
-                return ddim(self.process, says, noise, through)
-
-        far, plain = drawn(original, self.process.stamps(TEACHER_STEPS)), self.process.stamps(len(stamps))
-        pairs = ((student, stamps), (original, plain))
-        apart = [(drawn(says, through) - far).square().mean().sqrt().item() for says, through in pairs]
-        return Comparison(len(stamps), *apart)
+        with torch.no_grad():
+            return ddim(self.process, self.teaches(who, given), noise, stamps)
 
     def best_times(self, steps: int, norm: float) -> tuple[int, ...]:
         """Of the teacher's own path."""
         noise, given = self.noise(CHECKED, -3)
         return optimal_stamps(self.process, self.teaches(self.teacher, given), noise, steps, norm)
+
+
+def _apart(images: Tensor, others: Tensor) -> float:
+    return (images - others).square().mean().sqrt().item()
 
 
 def default_conditions(program: Program) -> Conditions:

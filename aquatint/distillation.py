@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from aquatint.calibrate import Recorder, default_calibration
-from aquatint.classroom import TEACHER_STEPS, Classroom, Conditions, Guide, Teacher, default_conditions, default_unconditional
+from aquatint.classroom import (
+    TEACHER_STEPS,
+    Classroom,
+    Comparison,
+    Conditions,
+    Guide,
+    Recovery,
+    Teacher,
+    default_conditions,
+    default_unconditional,
+)
 from aquatint.compiler.by_step import with_steps
 from aquatint.compiler.capture import capture
 from aquatint.compiler.distilling import Method, describe
@@ -62,7 +72,8 @@ def distill(
     model       an nn.Module, or what `optimize` returned
     scheduler   the diffusers scheduler that it was trained for: it says what the model predicts
     method      "sfd" (needs no data), "progressive", "consistency", "lcm"; or an object with `losses`, your own; or "schedule",
-                which trains nothing and finds the times that so few steps are best taken at
+                which trains nothing and finds the times that so few steps are best taken at; or "recover": a student that was
+                quantized learns, in its branch, to say what it said before (teacher=), at its own times
     train       "all" weights; "lora", adapters that are added to them in the end; or the low-rank "branch" of a quantized
                 model, whose 4-bit weights stay as they are
     by_step     a branch of its own for each step: as many small branches over one base, of which a call uses one
@@ -82,9 +93,10 @@ def distill(
     device      where teacher and student are trained, e.g. "cuda"; the student that is returned runs on the processor
     watch       called as (iteration, loss, seconds left)
 
-    The student carries its scheduler's configuration in `program.sampler`, with its number of steps, and a `Comparison` in
-    `report["distillation"]`. Raises DistillError for a scheduler that contradicts the model, for missing data, when the loss is
-    no number, and when the student is worse than its teacher's plain sampler at the same number of steps.
+    The student carries its scheduler's configuration in `program.sampler`, with its number of steps, and a `Comparison` or
+    `Recovery` in `report["distillation"]`. Raises DistillError for a scheduler that contradicts the model, for missing data,
+    when the loss is no number, when the student is worse than its teacher's plain sampler at the same number of steps, and when
+    one that was quantized recovered nothing.
     """
     chosen: Any = METHODS[method]() if isinstance(method, str) and method in METHODS else method
     if isinstance(chosen, str):
@@ -93,15 +105,9 @@ def distill(
         raise DistillError(f"a student of {steps} steps: between 1 and the {TEACHER_STEPS} that its teacher is judged in")
     if chosen.needs_data and data is None:
         raise DistillError(f"{chosen.name} learns from images: give data=; without any there is sfd")
-    if not chosen.trains and guidance != 1.0:
-        raise DistillError(
-            f"{chosen.name} trains nothing, so no student learns a guidance of {guidance:g}: draw with it instead"
-        )
-    if train == "branch" and teacher is None:
-        raise DistillError("a branch learns from the model as it was before it was quantized: give teacher=")
+    recovers = getattr(chosen, "of_student", False)
+    _check_training(chosen, train, by_step, teacher, guidance, tables)
     where = _reachable(device)
-    if by_step and (train != "branch" or tables or not chosen.trains):
-        raise DistillError("branches by step are what train='branch' trains, with a method that trains, and without tables")
     program = program_of(model, calibrate, scheduler, seed)
     asked = conditions or default_conditions(program)
     process, student = Process.of(scheduler), Trainable(program, train, where)
@@ -113,7 +119,8 @@ def distill(
     shape = program.interface.inputs[0].example[1:]
     classroom = Classroom(process, first, student, first, shape, asked, batch, seed)
     classroom.check()
-    stages = _stages(chosen, classroom, steps)
+    taken = _students_sampler(above, steps) if recovers else None
+    stages = _stages(chosen, classroom, steps) if taken is None else [_stamps_of(taken, process, time_scale)]
     if by_step:
         told = (process.told[list(stages[-1])]).tolist()
         student = Trainable(with_steps(program, told), train, where)
@@ -131,12 +138,8 @@ def distill(
             )
             classroom = classroom.promoted()
     trained = student.program_with(state)
-    found = classroom.compared(trained, stages[-1])
-    if not found.student <= found.teacher:
-        raise DistillError(
-            f"refused: the student is worse than the teacher's plain sampler at the same number of steps ({found})"
-        )
-    sampler = _sampler(scheduler, chosen, stages[-1], process) | ({} if guide is None else {"guidance": guidance})
+    found = _judged(classroom, trained, stages[-1], program if recovers else None)
+    sampler = taken or _sampler(scheduler, chosen, stages[-1], process) | ({} if guide is None else {"guidance": guidance})
     trained = replace(trained, sampler=sampler)
     if tables:
         trained = with_tables(trained, [time * time_scale for time in times_of(sampler)])
@@ -144,6 +147,35 @@ def distill(
     base = model.report if isinstance(model, CompressedModule) else assemble(program, trained, "distilled", kept, [])
     report = {**base, "distillation": {"method": chosen.name, "comparison": str(found), **asdict(found)}}
     return CompressedModule(trained, target_named("cpu"), getattr(model, "recipe", {}), report)
+
+
+def _check_training(method: Any, train: str, by_step: bool, teacher: nn.Module | None, guidance: float, tables: bool) -> None:
+    """DistillError where what shall be trained does not go with how."""
+    if not method.trains and guidance != 1.0:
+        raise DistillError(
+            f"{method.name} trains nothing, so no student learns a guidance of {guidance:g}: draw with it instead"
+        )
+    if getattr(method, "of_student", False) and (train != "branch" or guidance != 1.0):
+        raise DistillError(f"{method.name} is for the branch of a quantized student, which has its guidance: train='branch'")
+    if train == "branch" and teacher is None:
+        raise DistillError("a branch learns from the model as it was before it was quantized: give teacher=")
+    if by_step and (train != "branch" or tables or not method.trains):
+        raise DistillError("branches by step are what train='branch' trains, with a method that trains, and without tables")
+
+
+def _judged(classroom: Classroom, trained: Program, stamps: Sequence[int], quantized: Program | None) -> Comparison | Recovery:
+    """What was learned, or what of a `quantized` student was recovered; DistillError where it is worse than not to train."""
+    if quantized is not None:
+        found = classroom.recovered(trained, quantized, stamps)
+        if not found.student <= found.quantized:
+            raise DistillError(f"refused: the student is further from what it was than before it learned ({found})")
+        return found
+    found = classroom.compared(trained, stamps)
+    if not found.student <= found.teacher:
+        raise DistillError(
+            f"refused: the student is worse than the teacher's plain sampler at the same number of steps ({found})"
+        )
+    return found
 
 
 def with_tables(program: Program, stamps: list[float]) -> Program:
@@ -179,6 +211,27 @@ def _stages(method: Any, classroom: Classroom, steps: int) -> list[tuple[int, ..
         return [classroom.best_times(steps, norm)]
     counts = [steps * 4, steps * 2, steps] if method.name == "progressive" else [steps]
     return [tuple(classroom.process.stamps(count)) for count in counts]
+
+
+def _students_sampler(program: Program, steps: int) -> dict[str, Any]:
+    """The scheduler's configuration that a student of so many steps carries; DistillError for another model."""
+    sampler = dict(program.sampler or {})
+    if sampler.get("num_inference_steps") != steps or "LCM" in sampler.get("_class_name", ""):
+        has = (
+            f"{sampler['_class_name']} in {sampler['num_inference_steps']} steps"
+            if "num_inference_steps" in sampler
+            else "none"
+        )
+        raise DistillError(
+            f"to recover is to learn from a student in {steps} steps without noise between them; the teacher's sampler: {has}. "
+            "Give the student as teacher=, as it was before it was quantized"
+        )
+    return sampler
+
+
+def _stamps_of(sampler: Mapping[str, Any], process: Process, time_scale: float) -> tuple[int, ...]:
+    """The times that a student's scheduler tells the model, as stamps of its process."""
+    return tuple(int((process.told - time * time_scale).abs().argmin()) for time in times_of(sampler))
 
 
 def _sampler(scheduler: Any, method: Any, stamps: Sequence[int], process: Process) -> dict[str, Any]:

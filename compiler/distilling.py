@@ -51,6 +51,7 @@ class Method(Protocol):
 
     sampler  the diffusers scheduler that draws with the student: "DDIMScheduler" steps on, "LCMScheduler" adds noise anew
     One may have a `norm`, of the costs of steps, by which the student's times are chosen (`time_schedule`); else they are even.
+    One may be `of_student`: its teacher is a student of as many steps, whose times and scheduler are kept.
     """
 
     name: ClassVar[str]

@@ -115,3 +115,31 @@ def test_branches_by_step(tmp_path: Path) -> None:
         aquatint.distill(model, scheduler(), "sfd", 2, by_step=True, calibrate=called)
     with pytest.raises(DistillError, match="or one by step already"):
         aquatint.distill(fast, scheduler(), "sfd", 2, by_step=True, **options)
+
+
+def test_a_quantized_student_recovers_what_it_said(tmp_path: Path) -> None:
+    model = Small().eval()
+    recipe = aquatint.recipe_named("svdq-w4a4-r32")
+    recipe = replace(recipe, rules=(*recipe.rules[:1], aquatint.Rule("@first", None), aquatint.Rule("@last", None)))
+    options: dict[str, Any] = {"calibrate": called, "batch": 64}
+    student = aquatint.distill(model, scheduler(), "sfd", 2, schooling=Schooling(60, rate=2e-3), **options)
+    small = aquatint.optimize(student, recipe, lambda m: [called(m) for _ in range(4)])
+    options |= {"train": "branch", "schooling": Schooling(60, rate=1e-3)}
+    again = aquatint.distill(small, scheduler(), "recover", 2, teacher=student, **options)
+    found = again.report["distillation"]
+    assert found["student"] < 0.9 * found["quantized"]
+    assert "from the student before it was quantized" in found["comparison"]
+    assert again.program.sampler == student.program.sampler, "its times are kept, uneven ones too"
+    assert again.program.sampler["timesteps"] != [999, 499]
+    again.save_pack(tmp_path / "recovered.safetensors")
+    x, time = torch.randn(3, 2, 1, 1), torch.tensor([999] * 3)
+    assert torch.equal(small.with_pack(tmp_path / "recovered.safetensors")(x, time), again(x, time))
+
+    with pytest.raises(DistillError, match="a student in 2 steps without noise between them; the teacher's sampler: none"):
+        aquatint.distill(small, scheduler(), "recover", 2, teacher=model, **options)
+    with pytest.raises(DistillError, match=r"a student in 4 steps .* sampler: DPMSolverMultistepScheduler in 2 steps"):
+        aquatint.distill(small, scheduler(), "recover", 4, teacher=student, **options)
+    with pytest.raises(DistillError, match="train='branch'"):
+        aquatint.distill(small, scheduler(), "recover", 2, teacher=student, calibrate=called)
+    with pytest.raises(DistillError, match="further from what it was"):
+        aquatint.distill(small, scheduler(), "recover", 2, teacher=student, **options | {"schooling": Schooling(5, rate=1.0)})
