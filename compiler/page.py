@@ -77,9 +77,14 @@ def _facts(report: Mapping[str, Any], treated: list[Mapping[str, Any]]) -> str:
     errors = sorted(row["error"] for row in treated if "error" in row)
     facts: list[tuple[str, str]] = []
     if "steps" in (learned := report.get("distillation", {})):
-        nearer = f"to the teacher's images in many steps than its own sampler in as few (method {escape(learned['method'])})"
-        closer = learned["teacher"] / max(learned["student"], 1e-9)
-        facts += [(f"{learned['steps']}", "steps an image"), (f"{closer:.1f}× nearer", nearer)]
+        facts.append((f"{learned['steps']}", "steps an image"))
+        if "quantized" in learned:
+            facts.append((f"{_ratio(learned, 'quantized'):.2f}×", "nearer to the student before it was quantized than without"))
+        else:
+            nearer = (
+                f"to the teacher's images in many steps than its own sampler in as few (method {escape(learned['method'])})"
+            )
+            facts.append((f"{_ratio(learned, 'teacher'):.1f}× nearer", nearer))
     if treated or not learned:
         facts += [
             (f"{before / after:.2f}×", f"smaller as stored: {megabytes(before)} → {megabytes(after)}"),
@@ -88,6 +93,11 @@ def _facts(report: Mapping[str, Any], treated: list[Mapping[str, Any]]) -> str:
     if errors:
         facts.append((f"{errors[len(errors) // 2]:.3f}", "median relative output error of a site"))
     return "<div class=facts>" + "".join(f"<div><b>{a}</b><span>{b}</span></div>" for a, b in facts) + "</div>"
+
+
+def _ratio(learned: Mapping[str, Any], other: str) -> float:
+    """How many times nearer a student is than the other."""
+    return learned[other] / max(learned["student"], 1e-9)
 
 
 def _table(table: Table) -> str:

@@ -131,6 +131,8 @@ def test_a_quantized_student_recovers_what_it_said(tmp_path: Path) -> None:
     assert "from the student before it was quantized" in found["comparison"]
     assert again.program.sampler == student.program.sampler, "its times are kept, uneven ones too"
     assert again.program.sampler["timesteps"] != [999, 499]
+    again.save(tmp_path / "again.aq")
+    assert "nearer to the student before it was quantized" in (tmp_path / "again.aq" / "report.html").read_text()
     again.save_pack(tmp_path / "recovered.safetensors")
     x, time = torch.randn(3, 2, 1, 1), torch.tensor([999] * 3)
     assert torch.equal(small.with_pack(tmp_path / "recovered.safetensors")(x, time), again(x, time))
