@@ -32,6 +32,7 @@ from aquatint.compiler.plan import Decision
 from aquatint.compiler.process import Process
 from aquatint.compiler.program import Program
 from aquatint.compiler.report import assemble
+from aquatint.compiler.speed_pack import base_digest
 from aquatint.compiler.statistics import Calibration
 from aquatint.compiler.trainable import Trainable
 from aquatint.compiler.training import School, Schooling, Watch
@@ -129,6 +130,7 @@ def distill(
     if chosen.trains:
         drawn = {"seed": seed, "batch": batch, "train": train, "guidance": guidance, "time_scale": time_scale}
         drawn |= {"by_step": True} if by_step else {}
+        drawn |= {"base": base_digest(program)} if train == "branch" else {}
         about = {**describe(chosen), **drawn} | ({} if by_kernels is None else {"teacher": dict(by_kernels.recipe)})
         for stage, stamps in enumerate(stages):
             part = replace(schooling, iterations=max(1, schooling.iterations // len(stages)))
@@ -155,8 +157,10 @@ def _check_training(method: Any, train: str, by_step: bool, teacher: nn.Module |
         raise DistillError(
             f"{method.name} trains nothing, so no student learns a guidance of {guidance:g}: draw with it instead"
         )
-    if getattr(method, "of_student", False) and (train != "branch" or guidance != 1.0):
-        raise DistillError(f"{method.name} is for the branch of a quantized student, which has its guidance: train='branch'")
+    if getattr(method, "of_student", False) and train != "branch":
+        raise DistillError(f"{method.name} is for the branch of a quantized student: train='branch'")
+    if getattr(method, "of_student", False) and guidance != 1.0:
+        raise DistillError(f"{method.name} learns what the student said, whose guidance is in it already: leave guidance out")
     if train == "branch" and teacher is None:
         raise DistillError("a branch learns from the model as it was before it was quantized: give teacher=")
     if by_step and (train != "branch" or tables or not method.trains):
@@ -217,11 +221,7 @@ def _students_sampler(program: Program, steps: int) -> dict[str, Any]:
     """The scheduler's configuration that a student of so many steps carries; DistillError for another model."""
     sampler = dict(program.sampler or {})
     if sampler.get("num_inference_steps") != steps or "LCM" in sampler.get("_class_name", ""):
-        has = (
-            f"{sampler['_class_name']} in {sampler['num_inference_steps']} steps"
-            if "num_inference_steps" in sampler
-            else "none"
-        )
+        has = f"{sampler.get('_class_name', 'none')} in {sampler.get('num_inference_steps', 'no given number of')} steps"
         raise DistillError(
             f"to recover is to learn from a student in {steps} steps without noise between them; the teacher's sampler: {has}. "
             "Give the student as teacher=, as it was before it was quantized"

@@ -96,17 +96,16 @@ def recovered_student(name: str, teacher: Checkpoint, label: str, options: argpa
     if learned is None or isinstance(learned, str):
         return learned
     own, plan = drawn_by(learned)
-    small = quantized(name, learned, own, label, plan)
     iterations = round(last * evaluations("sfd", 4) / evaluations("recover", 4))
     place = FOLDER / name / f"recovered-{label}{'-by-step' * by_step}-4-{options.iterations}"
     return kept(
         place,
         options,
         lambda: aquatint.distill(
-            small, teacher.scheduler, "recover", 4, train="branch", by_step=by_step, batch=options.batch,
-            schooling=Schooling(iterations, rate=options.branch_rate / 5, precision=options.precision), folder=place,
+            quantized(name, learned, own, label, plan), teacher.scheduler, "recover", 4, train="branch", by_step=by_step,
+            batch=options.batch, folder=place, device=options.device, watch=_shown(f"{name} recover {label}"),
+            schooling=Schooling(iterations, rate=options.branch_rate / 5, precision=options.precision),
             teacher=quantized(name, learned, own, options.teacher, plan) if options.teacher else learned,
-            device=options.device, watch=_shown(f"{name} recover {label}"),
         ),
         options.teacher,
     )  # fmt: skip

@@ -137,11 +137,15 @@ def test_a_quantized_student_recovers_what_it_said(tmp_path: Path) -> None:
     x, time = torch.randn(3, 2, 1, 1), torch.tensor([999] * 3)
     assert torch.equal(small.with_pack(tmp_path / "recovered.safetensors")(x, time), again(x, time))
 
-    with pytest.raises(DistillError, match="a student in 2 steps without noise between them; the teacher's sampler: none"):
+    with pytest.raises(
+        DistillError, match="a student in 2 steps without noise between them; the teacher's sampler: none in no"
+    ):
         aquatint.distill(small, scheduler(), "recover", 2, teacher=model, **options)
     with pytest.raises(DistillError, match=r"a student in 4 steps .* sampler: DPMSolverMultistepScheduler in 2 steps"):
         aquatint.distill(small, scheduler(), "recover", 4, teacher=student, **options)
     with pytest.raises(DistillError, match="train='branch'"):
         aquatint.distill(small, scheduler(), "recover", 2, teacher=student, calibrate=called)
+    with pytest.raises(DistillError, match="leave guidance out"):
+        aquatint.distill(small, scheduler(), "recover", 2, teacher=student, guidance=2.0, **options)
     with pytest.raises(DistillError, match="further from what it was"):
         aquatint.distill(small, scheduler(), "recover", 2, teacher=student, **options | {"schooling": Schooling(5, rate=1.0)})

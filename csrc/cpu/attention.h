@@ -1,10 +1,11 @@
 // y = softmax(scale q k^T) v for each head, without a mask. A task is a block of queries of one head, whose scores stay in the
-// cache; keys and values are laid out in panels, once a head for each thread. q k^T is multiplied in words; shares and values too
-// where the program lets them be rounded to bfloat16, else in float: shares of 14 bits against the largest of their row, values of
-// 10 against the largest of their column. bfloat16 has 8.
+// cache; keys and values are laid out in panels, once a head for each thread. q k^T is multiplied in words. Shares and values are
+// too where the program lets them be rounded to bfloat16, which has 8 bits: shares of 14 bits against the largest of their row,
+// values of 10 against the largest of their column, if no column has one that is much larger than its others; else in float.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "cpu/activation.h"
@@ -24,10 +25,19 @@ struct Attention {
     static constexpr int64_t kBlock = 96, kScores = 49152;  // queries and scores a task at most
     static constexpr float kShare = 16383.0f, kValue = 1023.0f;  // the largest words: W::kExact of their products fit 32 bits
 
+    static constexpr float kLarge = 16.0f;  // times the root mean square of its column: then values of 10 bits are too coarse
+
     // What is added before a share is rounded, to each of 16 neighbours another part of a unit: so that of many that are smaller
-    // than one some count, and none is lost that the others make up for.
-    static constexpr float kUneven[16] = {-15 / 32.0f, 1 / 32.0f,  -7 / 32.0f, 9 / 32.0f,  -11 / 32.0f, 5 / 32.0f,  -3 / 32.0f, 13 / 32.0f,
-                                          -13 / 32.0f, 3 / 32.0f,  -5 / 32.0f, 11 / 32.0f, -9 / 32.0f,  7 / 32.0f,  -1 / 32.0f, 15 / 32.0f};
+    // than one some count. Twice, as the next 16 begin elsewhere.
+    static constexpr int kSteps[16] = {-15, 1, -7, 9, -11, 5, -3, 13, -13, 3, -5, 11, -9, 7, -1, 15};
+    static const float* uneven() {
+        alignas(64) static const auto table = [] {
+            std::array<float, 32> parts{};
+            for (int i = 0; i < 32; ++i) parts[i] = kSteps[i % 16] / 32.0f;
+            return parts;
+        }();
+        return table.data();
+    }
 
     static int64_t key_panels(const AttentionCall& call) { return P::count(call.keys); }
 
@@ -43,7 +53,7 @@ struct Attention {
     static int64_t tasks(const AttentionCall& call) { return call.batch * call.heads * blocks(call); }
 
     // A head's keys as words (keys / P, width / 2, P, 2) with a scale each; its values in panels (width / P, keys, P), of which the
-    // last is half as wide where that is enough; or as words (width / P, keys / 2, P, 2) with a scale for each column.
+    // last is half as wide where that is enough; or else as words (width / P, keys / 2, P, 2) with a scale for each column.
     struct Head {
         const int16_t* keys;
         const float* scales;
@@ -87,8 +97,9 @@ struct Attention {
             tiles<V::rows>(count, [&](auto R, int64_t row) {
                 score<R.value>(call, words + row * stride, scales + row, head, panel, scores + row * apart(call));
             });
-        auto* take = call.bfloat16 ? &softmax<true> : &softmax<false>;
-        for (int64_t i = 0; i < count; ++i) factors[i] = 1.0f / take(scores + i * apart(call), call.keys, key_panels(call) * P::kColumns);
+        auto* take = head.words ? &softmax<true> : &softmax<false>;
+        int64_t wide = key_panels(call) * P::kColumns;
+        for (int64_t i = 0; i < count; ++i) factors[i] = 1.0f / take(scores + i * apart(call), call.keys, wide);
         return {scores, reinterpret_cast<const int16_t*>(scores), factors};
     }
 
@@ -122,10 +133,12 @@ struct Attention {
         V::store(lanes, largest);
         for (float lane : lanes) most = std::max(most, lane);
         auto centre = V::set(-most), sum = V::zero();
+        const float* parts = uneven();
         for (int64_t i = 0; i < wide; i += V::width) {
             auto value = Activations<V>::exp2(V::add(V::load(scores + i), centre));
             if constexpr (InWords)
-                V::store_words(reinterpret_cast<int16_t*>(scores) + i, V::fma(value, V::set(kShare), V::load(kUneven + i % 16)));
+                V::store_words(reinterpret_cast<int16_t*>(scores) + i,
+                               V::fma(value, V::set(kShare), V::load(parts + i / 16 * 5 % 16 + i % 16)));
             else
                 V::store(scores + i, value);
             sum = V::add(sum, value);
@@ -138,8 +151,9 @@ struct Attention {
     [[gnu::noinline]] static void weigh(const AttentionCall& call, const Shares& shares, int64_t row, const Head& head, int64_t column, float* y) {
         int64_t left = call.width - column;
         Float sums[R * C];
-        if (call.bfloat16) {
-            W::template multiply<R, C>(shares.words + 2 * row * apart(call), 2 * apart(call), head.words + column * even(call.keys), call.keys, sums);
+        if (head.words) {
+            const int16_t* values = head.words + column * even(call.keys);
+            W::template multiply<R, C>(shares.words + 2 * row * apart(call), 2 * apart(call), values, call.keys, sums);
             unroll<R * C>([&](auto i) { sums[i] = V::mul(sums[i], V::load(head.columns + column + i % C * V::width)); });
         } else {
             multiply<V, R, C>(shares.rows + row * apart(call), apart(call), head.values + column * call.keys, call.keys, sums);
@@ -168,18 +182,14 @@ struct Attention {
             for (int64_t j = 0; j < pairs; ++j) std::memcpy(to + j * 2 * P::kColumns, line + 2 * j, 2 * sizeof *line);
         }
         Head head{panels, scales, nullptr, nullptr, nullptr};
-        if (call.bfloat16)
-            as_words(call, v, head);
-        else
-            head.values = in_panels(call, v);
+        if (!call.bfloat16 || !as_words(call, v, head)) head.values = in_panels(call, v);
         return head;
     }
 
-    // Values as words, two keys beside each other. A column with a NaN, or one that is infinite, becomes NaN.
-    static void as_words(const AttentionCall& call, const float* v, Head& head) {
+    // Values as words, two keys beside each other; false where a column has one that is not finite, or much larger than its others.
+    static bool as_words(const AttentionCall& call, const float* v, Head& head) {
         auto* words = scratch<int16_t, 7>(P::count(call.width) * P::kColumns * even(call.keys));
         auto* scales = scratch<float, 8>(P::count(call.width) * P::kColumns);
-        head.words = words, head.columns = scales;
         for (int64_t column = 0; column < call.width; column += V::width) {
             int64_t left = std::min<int64_t>(call.width - column, V::width);
             auto line = [&](int64_t key) {
@@ -187,19 +197,26 @@ struct Attention {
                 const float* from = v + key * call.v.row + column;
                 return left == V::width ? V::load(from) : V::load_first(from, left);
             };
-            auto largest = V::set(1e-30f), poison = V::zero();
+            auto largest = V::set(1e-30f), squares = V::zero();
             for (int64_t i = 0; i < call.keys; ++i) {
-                largest = V::max(largest, V::magnitude(line(i)));
-                poison = V::fma(line(i), V::zero(), poison);
+                auto value = line(i);
+                largest = V::max(largest, V::magnitude(value));
+                squares = V::fma(value, value, squares);
             }
+            float most[V::width], total[V::width];
+            V::store(most, largest);
+            V::store(total, squares);
+            for (int i = 0; i < V::width; ++i)
+                if (!(most[i] * most[i] * float(call.keys) <= kLarge * kLarge * total[i])) return false;
             auto inverse = V::mul(V::reciprocal(largest), V::set(kValue));
-            V::store(scales + column, V::add(V::mul(largest, V::set(1.0f / (kValue * kShare))), poison));
+            V::store(scales + column, V::mul(largest, V::set(1.0f / (kValue * kShare))));
             bool second = column % P::kColumns != 0, alone = !second && call.width - column <= V::width;
-            int64_t apart = (alone ? 1 : 2) * 2 * V::width;
             int16_t* to = words + column / P::kColumns * P::kColumns * even(call.keys) + (second ? 2 * V::width : 0);
-            for (int64_t i = 0; i < call.keys; i += 2, to += apart)
+            for (int64_t i = 0; i < call.keys; i += 2, to += (alone ? 1 : 2) * 2 * V::width)
                 V::store_word_pairs(to, V::mul(line(i), inverse), V::mul(line(i + 1), inverse));
         }
+        head.words = words, head.columns = scales;
+        return true;
     }
 
     static const float* in_panels(const AttentionCall& call, const float* v) {

@@ -1,7 +1,8 @@
 // All kernels, written once over a small vector type V and compiled once for each instruction set.
 //
 // V says how wide a register is (`width` floats), how many rows a tile has (`rows`), and how 4 * width products of bytes are
-// added to a sum: `dot`, on sums that begin with `start` and end with `total`, over one group of 64.
+// added to a sum: `dot`, on sums that begin with `start` and end with `total`, over one group of 64; with `wide_sums` over many,
+// in tiles of `whole_rows` rows where all of K is one sum.
 #pragma once
 
 #include "cpu/attention.h"

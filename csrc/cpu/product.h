@@ -86,7 +86,9 @@ struct Product {
         const float* s = call.weight_scales + panel * P::kColumns;
         if (!rows.passing) fetch<R>(call, first + row, panel);
         unroll<R>([&](auto r) { low[r] = high[r] = V::start_sum(rows.starts[rows.start.rows[row + r]]); });
-        for (int64_t g = 0; g < call.k; g += kGroup, codes += kGroup * V::whole_rows)
+        int64_t groups = call.k / kGroup, share = (R + groups - 1) / groups;  // rows whose residuals are fetched with a group
+        for (int64_t g = 0; g < groups; ++g, codes += kGroup * V::whole_rows) {
+            if (rows.residual) fetch_residuals(call, rows, row + g * share, row + std::min<int64_t>(R, (g + 1) * share), panel);
             for (int i = 0; i < kGroup; i += 4, w += 4 * P::kColumns) {
                 auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
                 unroll<R>([&](auto r) {
@@ -95,6 +97,7 @@ struct Product {
                     high[r] = V::dot(high[r], w_high, x);
                 });
             }
+        }
         auto s_low = V::load(s), s_high = V::load(s + V::width);
         unroll<(R + kAtOnce - 1) / kAtOnce>([&](auto part) {
             constexpr int kFrom = part * kAtOnce, kCount = std::min(kAtOnce, R - kFrom);
@@ -114,6 +117,14 @@ struct Product {
             const float* y = call.y + (row + r) * call.n + panel * P::kColumns;
             for (int i = 0; i < P::kColumns; i += 16) __builtin_prefetch(y + i, 1);
         });
+    }
+
+    // The residuals of rows [begin, end), a few at a time: of many at once the processor drops some.
+    static void fetch_residuals(const ProductCall& call, const Rows& rows, int64_t begin, int64_t end, int64_t panel) {
+        for (int64_t row = begin; row < end; ++row) {
+            const float* residual = call.residual.values + rows.residual[row] + panel * P::kColumns;
+            for (int i = 0; i < P::kColumns; i += 16) __builtin_prefetch(residual + i);
+        }
     }
 
     // R rows by one panel. Tiled rows lie beside each other, a group of codes at a time, so that one address serves them all;

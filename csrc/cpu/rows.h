@@ -58,7 +58,7 @@ struct RowSource {
 
     // How many groups of codes have one scale, that of the weight too.
     static int64_t span(const ProductCall& call, bool scaled) {
-        constexpr int64_t kExact = INT32_MAX / (255 * 128) / kGroup;  // groups that 32 bits hold the sum of
+        constexpr int64_t kExact = INT32_MAX / (128 * 127) / kGroup;  // groups that 32 bits hold the sum of, begun at `starts`
         int64_t groups = call.k / kGroup, of_weight = groups / call.weight_groups;
         int64_t of_rows = (call.window ? call.window->channels / kGroup : groups) / call.scale_groups;
         int64_t found = std::min(scaled ? of_rows : groups, of_weight);
@@ -87,7 +87,10 @@ struct RowSource {
     // Rows of codes (count, k), in tiles unless AMX makes its own of them; `scales` a row, for one or more groups each.
     static void tiled(const ProductCall& call, const int8_t* codes, int64_t scales, Rows& rows) {
         int64_t k = call.k, groups = k / kGroup, tile = rows.whole ? V::whole_rows : V::rows;
-        rows.codes = V::has_tiles ? codes : rows.whole ? in_tiles<V::whole_rows>(codes, rows.count, k) : in_tiles<V::rows>(codes, rows.count, k);
+        if constexpr (V::has_tiles)
+            rows.codes = codes;
+        else
+            rows.codes = rows.whole ? in_tiles<V::whole_rows>(codes, rows.count, k) : in_tiles<V::rows>(codes, rows.count, k);
         rows.starts = starts_of(call, codes, rows.count * groups, rows.wide);
         for (int64_t i = 0; i < rows.count; ++i) {
             rows.code.rows[i] = V::has_tiles ? i * k : i / tile * tile * k + i % tile * kGroup;

@@ -114,11 +114,11 @@ void product(const KernelTable* table) {
     auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up_scales = floats(panels_of(table, n));
     int64_t deep = table->tiles ? (rank + 31) / 32 * 32 : rank + rank % 2;
     auto up = words(panels_of(table, n) * deep);
-    // with tiles: a scale of each group, or one of each tap, and maybe whole numbers on top
-    int64_t weight_groups = table->tiles && bits != 32 && draw(0, 1) ? taps : k / 64;
+    // with wide sums: a scale of each group, or one of each tap, and maybe whole numbers on top
+    int64_t weight_groups = table->wide_sums && bits != 32 && draw(0, 1) ? taps : k / 64;
     std::vector<int32_t> wholes(panels_of(table, n) * k / 64);
     for (auto& whole : wholes) whole = int32_t(draw(1, 16)) * 0x10001;
-    bool whole = table->tiles && weight_groups == taps && weight_bits == 4 && draw(0, 1);
+    bool whole = table->wide_sums && weight_groups == taps && weight_bits == 4 && draw(0, 1);
     auto other = floats(m * n), shared = floats(n);
     auto spread = [&]() -> Spread {
         if (bits == 32 || draw(0, 1)) return {nullptr, 0};

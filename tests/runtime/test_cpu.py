@@ -172,6 +172,19 @@ def test_many_small_shares_count(kernels: str, format: str, share: float) -> Non
     torch.testing.assert_close(kernel(q, k, v), expected, rtol=0.0, atol=5e-3)
 
 
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("one", [1000.0, float("inf")])
+def test_one_value_does_not_drown_its_column(kernels: str, one: float) -> None:
+    """Every query looks at a key whose values are small beside another's."""
+    q, k, v = torch.ones(1, 1, 3, 8), torch.zeros(1, 1, 600, 8), torch.full((1, 1, 600, 8), 0.3)
+    k[0, 0, 5], v[0, 0, 1, 2] = 40.0, one
+    kernel, _ = attending(kernels, "bfloat16")
+    y = kernel(q, k, v)
+    torch.testing.assert_close(y[..., 3:], torch.full((1, 1, 3, 5), 0.3), rtol=1e-2, atol=0.0)
+    if one < math.inf:
+        torch.testing.assert_close(y[..., 2], torch.full((1, 1, 3), 0.3), rtol=1e-2, atol=0.0)
+
+
 def test_tiles_are_left_to_pytorch_again() -> None:
     """oneDNN multiplies bfloat16 by tiles too, on the same threads, with shapes of its own."""
     kernels = target("avx512-amx")

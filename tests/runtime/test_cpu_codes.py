@@ -118,7 +118,7 @@ def test_gemm_by_bytes(kernels: str, seed: int, m: int, n: int, groups: int, ran
 
 @pytest.mark.parametrize("kernels", ["plain", "avx512-vnni", "avx512-amx"])
 def test_more_products_of_bytes_than_32_bits_hold(kernels: str) -> None:
-    k = 64 * 1100  # 255 * 127 * k is more than 2^31
+    k = 64 * 2100  # 127 * 127 * k is more than 2^31
     weight = FORMATS["int8"].encode(torch.full((5, k), 1.0))
     codes = FORMATS["int8"].encode(torch.full((13, k), -1.0))
     options = {"formats": ["int8", "int8"], "dtype": torch.float32}

@@ -78,20 +78,21 @@ def test_the_rest_of_a_region() -> None:
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("stored", ["int4-g64", "int4-g64-whole"])
 @pytest.mark.parametrize("format", ["int8", "int4-g64"])
 @settings(max_examples=10, deadline=None)
 @given(
     st.integers(0, 999), st.integers(1, 2), st.integers(1, 60), st.integers(1, 30), st.integers(1, 2), st.sampled_from([0, 8])
 )
-def test_quantized_convolution(kernels, format, seed, batch, outputs, rows, groups, rank) -> None:
+def test_quantized_convolution(kernels, format, stored, seed, batch, outputs, rows, groups, rank) -> None:
     random = torch.Generator().manual_seed(seed)
     codes = FORMATS[format].encode(torch.randn(batch, rows, 1, 64 * groups, generator=random))
-    weight = FORMATS["int4-g64"].encode(torch.randn(40, 3, 3, 64 * groups, generator=random))
+    weight = FORMATS[stored].encode(torch.randn(40, 3, 3, 64 * groups, generator=random))
     h = torch.randn(batch, rows, 1, 9 * rank, generator=random) if rank else None
     up = torch.randn(40, rank, generator=random) if rank else None
     table = a_table(random, outputs, 9, rows)
     residual = torch.randn(batch, 40, outputs, 1, generator=random)
-    options = {**GEOMETRY, "formats": [format, "int4-g64"], "dtype": torch.float32}
+    options = {**GEOMETRY, "formats": [format, stored], "dtype": torch.float32}
     arguments = (Slot, Slot, *weight, None, Slot if rank else None, up)
     kernel = target(kernels).lower("aquatint::conv2d", arguments, {**options, "residual": Slot, "table": Slot})
     assert kernel is not None
