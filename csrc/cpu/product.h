@@ -84,11 +84,10 @@ struct Product {
         typename V::Sum low[R], high[R];
         const int8_t* codes = rows.codes + rows.code.rows[row];
         const float* s = call.weight_scales + panel * P::kColumns;
-        if (!rows.passing) fetch<R>(call, first + row, panel);
         unroll<R>([&](auto r) { low[r] = high[r] = V::start_sum(rows.starts[rows.start.rows[row + r]]); });
-        int64_t groups = call.k / kGroup, share = (R + groups - 1) / groups;  // rows whose residuals are fetched with a group
+        int64_t groups = call.k / kGroup, share = (R + groups - 1) / groups;  // rows that are fetched for with a group: few at once
         for (int64_t g = 0; g < groups; ++g, codes += kGroup * V::whole_rows) {
-            if (rows.residual) fetch_residuals(call, rows, row + g * share, row + std::min<int64_t>(R, (g + 1) * share), panel);
+            fetch(call, rows, row + g * share, row + std::min<int64_t>(R, (g + 1) * share), first, panel);
             for (int i = 0; i < kGroup; i += 4, w += 4 * P::kColumns) {
                 auto w_low = V::load_bytes(w), w_high = V::load_bytes(w + 4 * V::width);
                 unroll<R>([&](auto r) {
@@ -110,21 +109,15 @@ struct Product {
         });
     }
 
-    // Where the results of R rows go, so that storing them does not wait.
-    template <int R>
-    static void fetch(const ProductCall& call, int64_t row, int64_t panel) {
-        unroll<R>([&](auto r) {
-            const float* y = call.y + (row + r) * call.n + panel * P::kColumns;
-            for (int i = 0; i < P::kColumns; i += 16) __builtin_prefetch(y + i, 1);
-        });
-    }
-
-    // The residuals of rows [begin, end), a few at a time: of many at once the processor drops some.
-    static void fetch_residuals(const ProductCall& call, const Rows& rows, int64_t begin, int64_t end, int64_t panel) {
-        for (int64_t row = begin; row < end; ++row) {
-            const float* residual = call.residual.values + rows.residual[row] + panel * P::kColumns;
-            for (int i = 0; i < P::kColumns; i += 16) __builtin_prefetch(residual + i);
-        }
+    // Where the results of rows [begin, end) go and their residuals lie, so that a tile's end does not wait for memory. No call: it
+    // would cost a tile its registers.
+    [[gnu::always_inline]] static void fetch(const ProductCall& call, const Rows& rows, int64_t begin, int64_t end, int64_t first,
+                                             int64_t panel) {
+        for (int64_t row = begin; row < end; ++row)
+            for (int64_t column = panel * P::kColumns; column < (panel + 1) * P::kColumns; column += 16) {
+                if (!rows.passing) __builtin_prefetch(call.y + (first + row) * call.n + column, 1);
+                if (rows.residual) __builtin_prefetch(call.residual.values + rows.residual[row] + column);
+            }
     }
 
     // R rows by one panel. Tiled rows lie beside each other, a group of codes at a time, so that one address serves them all;
@@ -135,7 +128,7 @@ struct Product {
         const float* scales = call.weight_scales + panel * call.weight_groups * P::kColumns;
         int64_t groups = call.k / kGroup;
         FloatSums<V, R> sums;
-        if (!rows.passing) fetch<R>(call, first + row, panel);
+        fetch(call, rows, row, row + R, first, panel);
         for (int64_t g = 0; g < groups; g += rows.wide) {
             typename V::Sum low[R], high[R];
             constexpr int kAddresses = Tiled ? 1 : R;
