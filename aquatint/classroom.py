@@ -40,14 +40,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Root mean square distances to the images of a student before it was quantized, from the same noise."""
+    """Mean absolute distances of a step to the one that a student took from there before it was quantized."""
 
     steps: int
     student: float
     quantized: float  # as it was before it learned
 
     def __str__(self) -> str:
-        return f"{self.steps} steps: {self.student:.4f} from the student before it was quantized, {self.quantized:.4f} without"
+        return f"{self.steps} steps: {self.student:.5f} from the student before it was quantized, {self.quantized:.5f} without"
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,18 @@ class Classroom:
         images = self.drawn(self.runs(trained), stamps), self.drawn(self.original, even(len(stamps)))
         return Comparison(len(stamps), *(_apart(drawn, far) for drawn in images))
 
-    def recovered(self, trained: Program, quantized: Program, stamps: Sequence[int]) -> Recovery:
-        """What was trained, and what it was before that, beside the student that was quantized."""
-        far = self.drawn(self.original, stamps)
-        images = (self.drawn(self.runs(program), stamps) for program in (trained, quantized))
-        return Recovery(len(stamps), *(_apart(drawn, far) for drawn in images))
+    def recovered(self, method: Method, trained: Program, quantized: Program, stamps: Sequence[int]) -> Recovery:
+        """What was trained, and what it was before that, on noise that neither has seen."""
+        return Recovery(len(stamps), *(self.loss(method, program, stamps) for program in (trained, quantized)))
+
+    def loss(self, method: Method, program: Program, stamps: Sequence[int]) -> float:
+        """The mean of a method's losses, of a program as it ships."""
+        noise, given = self.noise(CHECKED, -2)
+        original, student = self.teaches(self.original, given), self.teaches(self.runs(program), given)
+        lesson = Lesson(self.process, original, student, tuple(stamps))
+        with torch.no_grad():
+            losses = [float(part) for part in method.losses(lesson, Batch(noise, None, torch.Generator(), 1.0))]
+        return sum(losses) / len(losses)
 
     def runs(self, program: Program) -> Teacher:
         """A program as it ships."""

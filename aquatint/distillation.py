@@ -140,7 +140,7 @@ def distill(
             )
             classroom = classroom.promoted()
     trained = student.program_with(state)
-    found = _judged(classroom, trained, stages[-1], program if recovers else None)
+    found = _judged(classroom, chosen, trained, stages[-1], program if recovers else None)
     sampler = taken or _sampler(scheduler, chosen, stages[-1], process) | ({} if guide is None else {"guidance": guidance})
     trained = replace(trained, sampler=sampler)
     if tables:
@@ -167,10 +167,12 @@ def _check_training(method: Any, train: str, by_step: bool, teacher: nn.Module |
         raise DistillError("branches by step are what train='branch' trains, with a method that trains, and without tables")
 
 
-def _judged(classroom: Classroom, trained: Program, stamps: Sequence[int], quantized: Program | None) -> Comparison | Recovery:
+def _judged(
+    classroom: Classroom, method: Any, trained: Program, stamps: Sequence[int], quantized: Program | None
+) -> Comparison | Recovery:
     """What was learned, or what of a `quantized` student was recovered; DistillError where it is worse than not to train."""
     if quantized is not None:
-        found = classroom.recovered(trained, quantized, stamps)
+        found = classroom.recovered(method, trained, quantized, stamps)
         if not found.student <= found.quantized:
             raise DistillError(f"refused: the student is further from what it was than before it learned ({found})")
         return found
