@@ -98,6 +98,18 @@ def solved(process: Process, says: Says, state: Tensor, now: int, to: int, subst
     return state
 
 
+def on_own_path(lesson: Lesson, start: Tensor, target: Callable[[Tensor, int, int], Tensor]) -> Iterator[Tensor]:
+    """The mean absolute distance of each of the student's steps to `target`(state, time, next time), from where it came to."""
+    state = start
+    for now, to in lesson.steps:
+        with torch.no_grad():
+            aim = target(state, now, to)
+        time = torch.full((len(state),), now)
+        reached = lesson.process.moved(state, lesson.student(state, time), time, to)
+        yield (reached - aim).abs().mean()
+        state = reached.detach()
+
+
 def describe(method: Any) -> Mapping[str, Any]:
     """A method's options, for a checkpoint to say what it is of."""
     return {"method": method.name, **vars(method)}

@@ -18,6 +18,12 @@ from aquatint.passes.sparse import Sparse
 from tests.flow_toy import Small, called, scheduler
 
 
+def recipe() -> aquatint.Recipe:
+    """4 bits for all but what is first and last."""
+    found = aquatint.recipe_named("svdq-w4a4-r32")
+    return replace(found, rules=(*found.rules[:1], aquatint.Rule("@first", None), aquatint.Rule("@last", None)))
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_adapters_are_added_to_the_weights(precision: str) -> None:
     model, schooling = Small().eval(), Schooling(200, rate=5e-3, precision=precision)
@@ -44,9 +50,7 @@ def test_a_student_is_stored_in_as_many_bits_as_its_teacher(tmp_path: Path) -> N
 
 def test_a_speed_pack_changes_the_branch_alone(tmp_path: Path) -> None:
     model = Small().eval()
-    recipe = aquatint.recipe_named("svdq-w4a4-r32")
-    recipe = replace(recipe, rules=(*recipe.rules[:1], aquatint.Rule("@first", None), aquatint.Rule("@last", None)))
-    base = aquatint.optimize(model, recipe, lambda m: [called(m) for _ in range(4)])
+    base = aquatint.optimize(model, recipe(), lambda m: [called(m) for _ in range(4)])
     schooling = Schooling(100, rate=5e-3)
     fast = aquatint.distill(
         base, scheduler(), "sfd", 1, train="branch", teacher=model, calibrate=called, schooling=schooling, batch=64
@@ -61,7 +65,7 @@ def test_a_speed_pack_changes_the_branch_alone(tmp_path: Path) -> None:
 
     with torch.no_grad():
         model.inner.weight.add_(0.1)
-    other = aquatint.optimize(model, recipe, lambda m: [called(m) for _ in range(4)])
+    other = aquatint.optimize(model, recipe(), lambda m: [called(m) for _ in range(4)])
     with pytest.raises(ArtifactError, match="over another base"):
         other.with_pack(tmp_path / "one-step.safetensors")
     with pytest.raises(ArtifactError, match="but no speed pack"):
@@ -73,9 +77,7 @@ def test_a_speed_pack_changes_the_branch_alone(tmp_path: Path) -> None:
 
 def test_branches_by_step(tmp_path: Path) -> None:
     model = Small().eval()
-    recipe = aquatint.recipe_named("svdq-w4a4-r32")
-    recipe = replace(recipe, rules=(*recipe.rules[:1], aquatint.Rule("@first", None), aquatint.Rule("@last", None)))
-    base = aquatint.optimize(model, recipe, lambda m: [called(m) for _ in range(4)])
+    base = aquatint.optimize(model, recipe(), lambda m: [called(m) for _ in range(4)])
     options: dict[str, Any] = {
         "train": "branch", "teacher": model, "calibrate": called, "schooling": Schooling(60, rate=5e-3), "batch": 64
     }  # fmt: skip
@@ -119,11 +121,9 @@ def test_branches_by_step(tmp_path: Path) -> None:
 
 def test_a_quantized_student_recovers_what_it_said(tmp_path: Path) -> None:
     model = Small().eval()
-    recipe = aquatint.recipe_named("svdq-w4a4-r32")
-    recipe = replace(recipe, rules=(*recipe.rules[:1], aquatint.Rule("@first", None), aquatint.Rule("@last", None)))
     options: dict[str, Any] = {"calibrate": called, "batch": 64}
     student = aquatint.distill(model, scheduler(), "sfd", 2, schooling=Schooling(60, rate=2e-3), **options)
-    small = aquatint.optimize(student, recipe, lambda m: [called(m) for _ in range(4)])
+    small = aquatint.optimize(student, recipe(), lambda m: [called(m) for _ in range(4)])
     options |= {"train": "branch", "schooling": Schooling(60, rate=1e-3)}
     again = aquatint.distill(small, scheduler(), "recover", 2, teacher=student, **options)
     found = again.report["distillation"]

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "cpu/activation.h"
@@ -24,7 +25,6 @@ struct Attention {
     using Float = typename V::Float;
     static constexpr int64_t kBlock = 96, kScores = 49152;  // queries and scores a task at most
     static constexpr float kShare = 16383.0f, kValue = 1023.0f;  // the largest words: W::kExact of their products fit 32 bits
-
     static constexpr float kLarge = 16.0f;  // times the root mean square of its column: then values of 10 bits are too coarse
 
     // What is added before a share is rounded, to each of 16 neighbours another part of a unit: so that of many that are smaller
@@ -148,7 +148,8 @@ struct Attention {
 
     // R rows of y, C registers wide: values added up by their shares.
     template <int R, int C>
-    [[gnu::noinline]] static void weigh(const AttentionCall& call, const Shares& shares, int64_t row, const Head& head, int64_t column, float* y) {
+    [[gnu::noinline]] static void weigh(const AttentionCall& call, const Shares& shares, int64_t row, const Head& head,
+                                        int64_t column, float* y) {
         int64_t left = call.width - column;
         Float sums[R * C];
         if (head.words) {
@@ -207,7 +208,7 @@ struct Attention {
             V::store(most, largest);
             V::store(total, squares);
             for (int i = 0; i < V::width; ++i)
-                if (!(most[i] * most[i] * float(call.keys) <= kLarge * kLarge * total[i])) return false;
+                if (!std::isfinite(total[i]) || most[i] * most[i] * float(call.keys) > kLarge * kLarge * total[i]) return false;
             auto inverse = V::mul(V::reciprocal(largest), V::set(kValue));
             V::store(scales + column, V::mul(largest, V::set(1.0f / (kValue * kShare))));
             bool second = column % P::kColumns != 0, alone = !second && call.width - column <= V::width;

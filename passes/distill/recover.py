@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aquatint.compiler.distilling import Batch, Lesson
+from aquatint.compiler.distilling import Batch, Lesson, on_own_path
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,9 @@ class Recover:
 
     def losses(self, lesson: Lesson, batch: Batch) -> Iterator[Tensor]:
         """The mean absolute distance to the teacher's own step at each stamp, from where the student came to."""
-        state = batch.noise
-        for now, to in lesson.steps:
+
+        def target(state: Tensor, now: int, to: int) -> Tensor:
             time = torch.full((len(state),), now)
-            with torch.no_grad():
-                target = lesson.process.moved(state, lesson.teacher(state, time), time, to)
-            reached = lesson.process.moved(state, lesson.student(state, time), time, to)
-            yield (reached - target).abs().mean()
-            state = reached.detach()
+            return lesson.process.moved(state, lesson.teacher(state, time), time, to)
+
+        return on_own_path(lesson, batch.noise, target)

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from aquatint.compiler.distilling import Batch, Lesson, solved
+from aquatint.compiler.distilling import Batch, Lesson, on_own_path, solved
 from aquatint.compiler.time_schedule import HARDEST
 
 
@@ -33,11 +32,9 @@ class Sfd:
 
     def losses(self, lesson: Lesson, batch: Batch) -> Iterator[Tensor]:
         """The mean absolute distance to the teacher at each stamp, from where the student came to."""
-        state, substeps = batch.noise, max(self.substeps, 16 // len(lesson.stamps))
-        for now, to in lesson.steps:
-            with torch.no_grad():
-                target = solved(lesson.process, lesson.teacher, state, now, to, substeps)
-            time = torch.full((len(state),), now)
-            reached = lesson.process.moved(state, lesson.student(state, time), time, to)
-            yield (reached - target).abs().mean()
-            state = reached.detach()
+        substeps = max(self.substeps, 16 // len(lesson.stamps))
+
+        def target(state: Tensor, now: int, to: int) -> Tensor:
+            return solved(lesson.process, lesson.teacher, state, now, to, substeps)
+
+        return on_own_path(lesson, batch.noise, target)
