@@ -54,6 +54,14 @@ struct Avx2 {
         __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
         _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(half, half));
     }
+    // Codes of 4 bits, two a byte.
+    static void store_pairs(uint8_t* p, Float a) {
+        Int codes = _mm256_cvtps_epi32(a), low = _mm256_and_si256(codes, _mm256_set1_epi64x(0x0f));
+        Int high = _mm256_and_si256(_mm256_srli_epi64(codes, 28), _mm256_set1_epi64x(0xf0));
+        Int bytes = _mm256_shuffle_epi8(_mm256_or_si256(low, high), _mm256_set1_epi64x(0x0800));
+        uint32_t first = _mm256_extract_epi16(bytes, 0), second = _mm256_extract_epi16(bytes, 8), four = first | second << 16;
+        std::memcpy(p, &four, sizeof four);
+    }
 
     static void unpack(const uint8_t* packed, uint8_t* bytes) {
         Int pairs = load_bytes(packed), mask = _mm256_set1_epi8(15);

@@ -49,6 +49,12 @@ struct Avx512Floats {
     static void store_codes(int8_t* p, Float a) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
     }
+    // Codes of 4 bits, two a byte.
+    static void store_pairs(uint8_t* p, Float a) {
+        Int codes = _mm512_cvtps_epi32(a), low = _mm512_and_si512(codes, _mm512_set1_epi64(0x0f));
+        Int high = _mm512_and_si512(_mm512_srli_epi64(codes, 28), _mm512_set1_epi64(0xf0));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm512_cvtepi64_epi8(_mm512_or_si512(low, high)));
+    }
 
     static void unpack(const uint8_t* packed, uint8_t* bytes) {
         Int pairs = load_bytes(packed), mask = _mm512_set1_epi8(15);

@@ -16,9 +16,10 @@ namespace aquatint {
 template <class V>
 struct Linear {
     using P = Panels<V>;
-    static constexpr int kRows = 2, kOutputs = 4;  // of a tile of dot products
-    static constexpr int64_t kShare = 32;          // outputs a task
-    static constexpr int64_t kMost = 64;           // rows a task
+    static constexpr int kRows = 4, kSums = 4;  // of a tile of dot products, and of each of them
+    static constexpr int64_t kAhead = 4096;     // weights that are fetched ahead
+    static constexpr int64_t kShare = 32;       // outputs a task
+    static constexpr int64_t kMost = 64;        // rows a task
 
     static int64_t shares(const LinearCall& call) { return (call.n + kShare - 1) / kShare; }
 
@@ -64,11 +65,10 @@ struct Linear {
     template <class T>
     static void in_dots(const LinearCall& call, const T* weight, const float* x, int64_t rows, int64_t output, int64_t outputs,
                         float* y) {
-        tiles<kOutputs>(outputs, [&](auto C, int64_t j) {
+        for (int64_t j = output; j < output + outputs; ++j)
             tiles<kRows>(rows, [&](auto R, int64_t i) {
-                dots<R.value, C.value>(call, weight + (output + j) * call.k, x + i * call.k, output + j, y + i * call.n);
+                dots<R.value>(call, weight + j * call.k, x + i * call.k, j, y + i * call.n);
             });
-        });
     }
 
     template <int R>
@@ -85,21 +85,30 @@ struct Linear {
     static auto read(const float* p) { return V::load(p); }
     static auto read(const int8_t* p) { return V::load_codes(p); }
 
-    template <int R, int C, class T>
+    // R rows by one output, whose weights are read as they lie: several outputs at once came at half the rate from memory. Each
+    // dot product is a few sums along k, or an addition would wait for the one before it.
+    template <int R, class T>
     static void dots(const LinearCall& call, const T* w, const float* x, int64_t output, float* y) {
-        typename V::Float sums[R * C];
-        unroll<R * C>([&](auto i) { sums[i] = V::zero(); });
-        int64_t k = 0;
-        for (; k + V::width <= call.k; k += V::width)
-            unroll<C>([&](auto c) {
-                auto weight = read(w + c * call.k + k);
-                unroll<R>([&](auto r) { sums[r * C + c] = V::fma(V::load(x + r * call.k + k), weight, sums[r * C + c]); });
+        typename V::Float sums[R * kSums];
+        unroll<R * kSums>([&](auto i) { sums[i] = V::zero(); });
+        auto add = [&](auto part, int64_t i) {
+            auto weight = read(w + i);
+            __builtin_prefetch(w + i + kAhead);
+            unroll<R>([&](auto r) {
+                auto& sum = sums[r * kSums + part];
+                sum = V::fma(V::load(x + r * call.k + i), weight, sum);
             });
-        unroll<R * C>([&](auto i) {
-            constexpr int r = i / C, c = i % C;
-            float total = sum_of<V>(sums[i]);
-            for (int64_t j = k; j < call.k; ++j) total += x[r * call.k + j] * float(w[c * call.k + j]);
-            y[r * call.n + output + c] = total * (call.scales ? call.scales[output + c] : 1.0f) + (call.bias ? call.bias[output + c] : 0.0f);
+        };
+        int64_t k = 0;
+        for (; k + kSums * V::width <= call.k; k += kSums * V::width)
+            unroll<kSums>([&](auto part) { add(part, k + part * V::width); });
+        for (; k + V::width <= call.k; k += V::width) add(std::integral_constant<int, 0>{}, k);
+        float scale = call.scales ? call.scales[output] : 1.0f, bias = call.bias ? call.bias[output] : 0.0f;
+        unroll<R>([&](auto r) {
+            auto* parts = sums + r * kSums;
+            float total = sum_of<V>(V::add(V::add(parts[0], parts[1]), V::add(parts[2], parts[3])));
+            for (int64_t j = k; j < call.k; ++j) total += x[r * call.k + j] * float(w[j]);
+            y[r * call.n + output] = total * scale + bias;
         });
     }
 

@@ -70,6 +70,12 @@ struct Plain {
     static void store_codes(int8_t* p, Float a) {
         for (int i = 0; i < width; ++i) p[i] = a.v[i] == a.v[i] ? int8_t(std::nearbyint(a.v[i])) : int8_t(0);
     }
+    // Codes of 4 bits, two a byte.
+    static void store_pairs(uint8_t* p, Float a) {
+        int8_t codes[width];
+        store_codes(codes, a);
+        for (int i = 0; i < width / 2; ++i) p[i] = pack_codes(codes[2 * i], codes[2 * i + 1]);
+    }
 
     static Float load_codes(const int8_t* p) { return each<Float>([=](int i) { return float(p[i]); }); }
     static Float to_float(Int a) { return each<Float>([&](int i) { return float(a.v[i]); }); }

@@ -56,25 +56,23 @@ struct Quantize {
 
     // A row with a scale for each group, in 4 bits.
     static float by_group(const QuantizeCall& call, int64_t row, float* x) {
-        auto* codes = scratch<int8_t, 1>(call.k);
         Prologue<V> prologue(call, row);
+        auto* codes = reinterpret_cast<uint8_t*>(call.codes) + row * call.k / 2;
         uint32_t largest = 0;
         for (int64_t i = 0; i < call.k; i += call.group) {
             uint32_t own = prologue.read(i, i + call.group, x);
-            call.scales[(row * call.k + i) / call.group] = encode(x + i, call.group, float_of(own), codes + i);
+            call.scales[(row * call.k + i) / call.group] = encode(x + i, call.group, float_of(own), codes + i / 2);
             largest = std::max(largest, own);
         }
-        auto* out = reinterpret_cast<uint8_t*>(call.codes) + row * call.k / 2;
-        for (int64_t i = 0; i < call.k; i += 2) out[i / 2] = pack_codes(codes[i], codes[i + 1]);
         return float_of(largest);
     }
 
-    static float encode(const float* x, int64_t count, float largest, int8_t* codes) {
+    static float encode(const float* x, int64_t count, float largest, uint8_t* codes) {
         constexpr float kMost = 7.0f;
         float scale = bfloat16_to_float(float_to_bfloat16(group_scale(largest, kMost)));
         auto inverse = V::set(1.0f / scale), top = V::set(kMost), bottom = V::set(-kMost);
         for (int64_t i = 0; i < count; i += V::width)
-            V::store_codes(codes + i, V::max(bottom, V::min(top, V::mul(V::load(x + i), inverse))));
+            V::store_pairs(codes + i / 2, V::max(bottom, V::min(top, V::mul(V::load(x + i), inverse))));
         return scale;
     }
 };

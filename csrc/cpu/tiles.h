@@ -32,13 +32,20 @@ inline int64_t even_block(int64_t count, int64_t most) {
     return (count + blocks - 1) / blocks;
 }
 
-// The lanes of a register added up, the first first.
+// N numbers added up, the second half to the first until one is left.
+template <int N>
+[[gnu::always_inline]] inline float sum_by_halves(float* numbers) {
+    if constexpr (N == 1) return numbers[0];
+    for (int i = 0; i < N / 2; ++i) numbers[i] += numbers[N / 2 + i];
+    return sum_by_halves<N / 2>(numbers);
+}
+
+// The lanes of a register added up.
 template <class V>
 float sum_of(typename V::Float a) {
-    float lanes[V::width], total = 0.0f;
+    float lanes[V::width];
     V::store(lanes, a);
-    for (float lane : lanes) total += lane;
-    return total;
+    return sum_by_halves<V::width>(lanes);
 }
 
 // R rows of a, `a_row` numbers apart, times a panel b of C registers a row: the sums over `depth`, C for each row.
