@@ -24,6 +24,7 @@ struct Attention {
     using W = Words<V>;
     using Float = typename V::Float;
     static constexpr int64_t kBlock = 96, kScores = 49152;  // queries and scores a task at most
+    static constexpr int64_t kHeads = 4;  // for each thread are enough
     static constexpr float kShare = 16383.0f, kValue = 1023.0f;  // the largest words: W::kExact of their products fit 32 bits
     static constexpr float kLarge = 16.0f;  // times the root mean square of its column: then values of 10 bits are too coarse
 
@@ -50,7 +51,12 @@ struct Attention {
 
     static int64_t blocks(const AttentionCall& call) { return (call.queries + block(call) - 1) / block(call); }
 
-    static int64_t tasks(const AttentionCall& call) { return call.batch * call.heads * blocks(call); }
+    // Blocks of a task: all of a head's where there are heads enough, as each thread that has a part of a head lays it out.
+    static int64_t together(const AttentionCall& call) {
+        return call.batch * call.heads >= kHeads * call.threads ? blocks(call) : 1;
+    }
+
+    static int64_t tasks(const AttentionCall& call) { return call.batch * call.heads * blocks(call) / together(call); }
 
     // A head's keys as words (keys / P, width / 2, P, 2) with a scale each; its values in panels (width / P, keys, P), of which the
     // last is half as wide where that is enough; or else as words (width / P, keys / 2, P, 2) with a scale for each column.
@@ -73,19 +79,23 @@ struct Attention {
         int64_t ready = -1;
         Head laid_out{};
         for (int64_t task; (task = tasks.take()) >= 0;) {
-            int64_t index = task / blocks(call), image = index / call.heads, head = index % call.heads;
-            if (index != ready) laid_out = lay_out(call, call.k.at(image, head), call.v.at(image, head));
+            int64_t begin = task * together(call), index = begin / blocks(call), first = begin % blocks(call) * block(call);
+            if (index != ready) laid_out = lay_out(call, index / call.heads, index % call.heads);
             ready = index;
-            int64_t first = task % blocks(call) * block(call), count = std::min(block(call), call.queries - first);
-            if (count <= 0) continue;
-            Shares shares = attend(call, call.q.at(image, head) + first * call.q.row, count, laid_out);
-            float* y = call.y + ((image * call.queries + first) * call.heads + head) * call.width;
-            for (int64_t column = 0; column < call.width; column += P::kColumns)
-                tiles<V::rows>(count, [&](auto R, int64_t row) {
-                    auto* part = call.width - column > V::width ? &weigh<R.value, 2> : &weigh<R.value, 1>;
-                    part(call, shares, row, laid_out, column, y);
-                });
+            int64_t end = std::min(first + together(call) * block(call), call.queries);
+            for (; first < end; first += block(call)) of_block(call, laid_out, index, first, std::min(block(call), end - first));
         }
+    }
+
+    static void of_block(const AttentionCall& call, const Head& head, int64_t index, int64_t first, int64_t count) {
+        int64_t image = index / call.heads, own = index % call.heads;
+        Shares shares = attend(call, call.q.at(image, own) + first * call.q.row, count, head);
+        float* y = call.y + ((image * call.queries + first) * call.heads + own) * call.width;
+        for (int64_t column = 0; column < call.width; column += P::kColumns)
+            tiles<V::rows>(count, [&](auto R, int64_t row) {
+                auto* part = call.width - column > V::width ? &weigh<R.value, 2> : &weigh<R.value, 1>;
+                part(call, shares, row, head, column, y);
+            });
     }
 
     static Shares attend(const AttentionCall& call, const float* q, int64_t count, const Head& head) {
@@ -170,7 +180,8 @@ struct Attention {
 
     static int64_t panel_words(const AttentionCall& call) { return (call.width + 1) / 2 * 2 * P::kColumns; }
 
-    static Head lay_out(const AttentionCall& call, const float* k, const float* v) {
+    static Head lay_out(const AttentionCall& call, int64_t image, int64_t own) {
+        const float *k = call.k.at(image, own), *v = call.v.at(image, own);
         int64_t filled = key_panels(call) * P::kColumns, pairs = (call.width + 1) / 2;
         auto* panels = scratch<int16_t, 4>(key_panels(call) * panel_words(call));
         auto* scales = scratch<float, 5>(filled);
