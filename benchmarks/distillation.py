@@ -2,7 +2,7 @@
 
     python -m benchmarks.distillation --models dit --methods sfd --steps 4   # trains what is missing, from where it stopped
     python -m benchmarks.distillation --quantized W4A8,W4A4 --page           # docs/distillation.md and a dated JSON
-    python -m benchmarks.distillation --kept --page --pictures               # its pictures and times too, of what was trained
+    python -m benchmarks.distillation --kept --page --pictures --times       # images and times too, of what was trained
 
 What was trained stays in build/distill, a folder a run, and is read from there. Every student gets the same batch and the same
 number of evaluations of the model: `--iterations` are those of sfd at 4 steps. `apart` is the root mean square distance to the
@@ -16,15 +16,17 @@ import argparse
 import time
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aquatint.checkpoint import Checkpoint, open_checkpoint
+from aquatint.commands.bench import processor
 from aquatint.commands.demo import MODELS
 from aquatint.sampling import SamplingPlan
 from benchmarks.distillation_judge import Judge, aims, drawn, drawn_by, even
-from benchmarks.distillation_page import COLUMNS, page, picture, tables
+from benchmarks.distillation_page import COLUMNS, images, page, tables
 from benchmarks.distillation_students import branch_student, quantized, recovered_student, student
-from benchmarks.records import todays_record, write_record
+from benchmarks.records import latest_record, write_record
 
 STEPS, PLAIN_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 16, 50)
 METHODS = ("schedule", "sfd", "progressive", "consistency", "lcm")
@@ -56,9 +58,11 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         f"{options.iterations} iterations of {options.batch} images for sfd at 4 steps, in {options.precision}, its teacher in "
         f"{options.teacher or 'float32'}; judged on {options.images} images"
     )
-    if options.pictures:
+    if options.times:
         found["speed"] = speed(name, teacher, options)
-        picture(name, found, strips(name, teacher, options))
+        found["timed"] = f"{processor()}, {torch.get_num_threads()} threads"
+    if options.pictures:
+        images(name, strips(name, teacher, options))
     return found
 
 
@@ -120,10 +124,11 @@ def quantized_rows(name: str, teacher: Checkpoint, judge: Judge, options: argpar
 
 
 def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What was measured today of a model, and now on top, row by row; what was trained otherwise is left behind."""
+    """What was measured before of a model, and now on top, row by row; what was trained otherwise is left behind."""
     if before.get("about") != now["about"]:
         return now
-    return {k: {**before.get(k, {}), **now.get(k, {})} if k != "about" else now[k] for k in {**before, **now}}
+    rows = {k: {**before.get(k, {}), **now.get(k, {})} for k in {**before, **now} if k not in ("about", "timed")}
+    return {**rows, **{k: now.get(k, before.get(k)) for k in ("about", "timed")}}
 
 
 def main() -> None:
@@ -142,15 +147,16 @@ def main() -> None:
     parser.add_argument("--quantized", default="", help="W4A8, W4A4 or both, by commas: quantized students too")
     parser.add_argument("--kept", action="store_true", help="show what was trained before; train nothing")
     parser.add_argument(
-        "--page", action="store_true", help="write docs/distillation.md and a dated JSON, with today's other rows"
+        "--page", action="store_true", help="write docs/distillation.md and a dated JSON, with the last one's rows"
     )
-    parser.add_argument("--pictures", action="store_true", help="draw the pictures and take times, of what is trained here")
+    parser.add_argument("--pictures", action="store_true", help="draw images by what is trained here, from the same noise")
+    parser.add_argument("--times", action="store_true", help="time the teacher and the student of sfd in four steps")
     options = parser.parse_args()
     results = {name: measured(name, options) for name in options.models.split(",")}
     print(tables(results))
     if not options.page:
         return
-    before = (todays_record("distillation") or {"models": {}})["models"]
+    before = (latest_record("distillation") or {"models": {}})["models"]
     results = {**before, **{name: merged(before.get(name, {}), found) for name, found in results.items()}}
     path = write_record("distillation", {"models": results})
     page(path.name, results)

@@ -17,6 +17,12 @@ def todays_record(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def latest_record(name: str) -> dict[str, Any] | None:
+    """What was last written under this name, or None. For figures that are the same on any machine: no times."""
+    path = max(RESULTS.glob(f"{name}-[0-9]*.json"), default=None)
+    return json.loads(path.read_text()) if path else None
+
+
 def _today() -> str:
     return datetime.datetime.now(tz=datetime.UTC).date().isoformat()
 
