@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.stored import STORED, Stored
-from benchmarks.records import markdown, write_record
+from benchmarks.records import latest_record, markdown, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = (
@@ -35,9 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="parts of names, by commas")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--add", action="store_true", help="keep the other cases of the last record")
     options = parser.parse_args()
     cases = [c for c in CASES if any(part in c for part in options.cases.split(","))]
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = (latest_record("cpu_memory") or {"cases": {}})["cases"] if options.add else {}
     for case in cases:  # written as they come, so that a run that is cut short keeps what it measured
         results[case] = {s.name: measure(s, case, options.threads) for s in STORED.values()}
         report(results, options.threads)

@@ -39,7 +39,8 @@ def tables(results: dict[str, Any]) -> str:
         if "speed" in found:
             first = next(iter(found["speed"].values()))["ms"]
             rows = [[k, f"{v['ms']:.0f}", f"{first / v['ms']:.1f}", f"{v['spread']:.0%}"] for k, v in found["speed"].items()]
-            parts.append(f"{found['timed']}:\n\n" + markdown(["an image, from noise on", "ms", "times faster", "spread"], rows))
+            where = f"{found['timed']}:\n\n" if found.get("timed") else ""
+            parts.append(where + markdown(["an image, from noise on", "ms", "times faster", "spread"], rows))
     return "\n".join(parts)
 
 

@@ -91,6 +91,13 @@ def load_onnx(folder: Path, threads: int) -> Callable[[list[Any]], Any]:
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
 
 
+def store_our_onnx(task: Task, folder: Path) -> None:
+    import aquatint
+
+    small = aquatint.optimize(task.module, "w8a8", calibrate=lambda m: m(*task.calibration))
+    aquatint.export_onnx(small, folder, weights="w8a8").path.rename(folder / "model.onnx")
+
+
 STORED = {
     s.name: s
     for s in (
@@ -102,6 +109,7 @@ STORED = {
         Stored("onnxruntime dynamic int8", "onnxruntime", partial(store_onnx, weights="int8"), load_onnx),
         Stored("onnxruntime MatMulNBits", "onnxruntime", partial(store_onnx, weights="nbits"), load_onnx),
         Stored("aquatint W4A8 r32", None, store_ours, load_ours),
+        Stored("aquatint W8A8, run by onnxruntime", "onnxruntime", store_our_onnx, load_onnx),
     )
 }
 
