@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -54,8 +54,7 @@ class Execution:
             if (device or isinstance(stored, Narrow)) and not learns and any(user not in self.kernels for user in node.users):
                 self.weights[node] = read(stored) if device is None else read(stored).to(device)  # once, and not in every run
         self._steps = {n: self._step(n) for n in self.nodes}
-        last_reads = self._last_reads()
-        self.schedule = [(n, self._steps[n], last_reads.get(n, ())) for n in self.nodes]
+        self.schedule = self.scheduled(self.nodes)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         values: Values = dict(zip(self.inputs, inputs, strict=True))
@@ -70,6 +69,11 @@ class Execution:
             values[node] = step(values)
             for used in freed:
                 del values[used]
+
+    def scheduled(self, nodes: Sequence[fx.Node]) -> list[tuple[fx.Node, Step, Sequence[fx.Node]]]:
+        """The steps of all `nodes`, in an order of theirs in which each comes behind its inputs."""
+        last_reads = self._last_reads(nodes)
+        return [(n, self._steps[n], last_reads.get(n, ())) for n in nodes]
 
     def step(self, node: fx.Node, values: Values) -> Any:
         """The value of `node`, whose inputs are in `values`."""
@@ -87,8 +91,8 @@ class Execution:
         args, kwargs = fx.map_arg((node.args, node.kwargs), known)  # type: ignore[misc]
         return lower(ops.name_of(node.target) or "", args, kwargs)  # type: ignore[arg-type]
 
-    def _last_reads(self) -> dict[fx.Node, list[fx.Node]]:
-        last = {used: node for node in self.nodes for used in node.all_input_nodes if used not in self.weights}
+    def _last_reads(self, nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+        last = {used: node for node in nodes for used in node.all_input_nodes if used not in self.weights}
         freed: dict[fx.Node, list[fx.Node]] = {}
         for used, node in last.items():
             if used not in self.results:

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from aquatint.compiler.arena import Room, arena_of
 from aquatint.compiler.execution import Execution, Values, argument_nodes
+from aquatint.compiler.order import early_first, small_ones
 from aquatint.runtime import ops
 
 Run = Callable[[], Any]
@@ -82,7 +83,7 @@ class Replay:
             if node not in self._loose:
                 self._values[node] = self._place(recording.found[node], recording.homes[node])
         self._inputs: list[Tensor | None] = [self._values.get(node) for node in execution.inputs]
-        for node in execution.nodes:
+        for node in recording.order:
             self._prepare(execution, node, recording)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
@@ -168,6 +169,7 @@ class _Recording:
     views  nodes that only look at what others have computed;  fixed  nodes that no input reaches
     rooms  how large, from which step to which;  results  what the run gave
     served  nodes that a kernel computes which can be bound
+    order  of the nodes, the execution's or a better one
     by_numbers  does a shape follow the numbers in a mask? Then it can be another the next time
     """
 
@@ -180,10 +182,11 @@ class _Recording:
         self.by_numbers = False
         self.served: set[fx.Node] = set()
         self._execution = execution
+        self.order = early_first(execution.nodes, small_ones(execution.inputs, inputs))
         values: Values = dict(zip(execution.inputs, inputs, strict=True))
         for node in execution.inputs:
             self.found[node], self.homes[node] = values[node].to("meta"), [self._new_room(values[node], -1)]
-        for place, (node, step, freed) in enumerate(execution.schedule):
+        for place, (node, step, freed) in enumerate(execution.scheduled(self.order)):
             values[node] = step(values)
             self._see(node, values, place)
             for used in freed:
