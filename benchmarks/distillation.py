@@ -127,8 +127,7 @@ def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """What was measured before of a model, and now on top, row by row; what was trained otherwise is left behind."""
     if before.get("about") != now["about"]:
         return now
-    rows = {k: {**before.get(k, {}), **now.get(k, {})} for k in {**before, **now} if k not in ("about", "timed")}
-    return {**rows, **{k: now.get(k, before.get(k)) for k in ("about", "timed")}}
+    return {k: {**before.get(k, {}), **v} if isinstance(v, dict) else v for k, v in {**before, **now}.items()}
 
 
 def main() -> None:

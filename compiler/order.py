@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, fx
 
-SMALL = 2  # dimensions of a time, a class, a pooled text; images and sequences have more
+MOST_DIMENSIONS = 2  # of a time, a class, a pooled text; images and sequences have more
 
 
 def small_ones(nodes: Sequence[fx.Node], inputs: Sequence[Tensor]) -> set[fx.Node]:
     """The `nodes` whose inputs are a number or a vector for each image, where there are larger ones beside them."""
-    small = {node for node, given in zip(nodes, inputs, strict=True) if given.ndim <= SMALL}
+    small = {node for node, given in zip(nodes, inputs, strict=True) if given.ndim <= MOST_DIMENSIONS}
     return small if len(small) < len(nodes) else set()
 
 

@@ -192,7 +192,7 @@ class _Recording:
             for used in freed:
                 del values[used]
         for node in execution.results:
-            self._read(node, len(execution.schedule))
+            self._read(node, len(self.order))
         self.results: list[Tensor] = [execution.value(node, values) for node in execution.results]
 
     def _see(self, node: fx.Node, values: Values, place: int) -> None:

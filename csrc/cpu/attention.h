@@ -80,21 +80,21 @@ struct Attention {
         Head laid_out{};
         for (int64_t task; (task = tasks.take()) >= 0;) {
             int64_t begin = task * together(call), index = begin / blocks(call), first = begin % blocks(call) * block(call);
-            if (index != ready) laid_out = lay_out(call, index / call.heads, index % call.heads);
+            if (index != ready) laid_out = lay_out(call, index);
             ready = index;
             int64_t end = std::min(first + together(call) * block(call), call.queries);
-            for (; first < end; first += block(call)) of_block(call, laid_out, index, first, std::min(block(call), end - first));
+            for (; first < end; first += block(call)) one_block(call, laid_out, index, first, std::min(block(call), end - first));
         }
     }
 
-    static void of_block(const AttentionCall& call, const Head& head, int64_t index, int64_t first, int64_t count) {
-        int64_t image = index / call.heads, own = index % call.heads;
-        Shares shares = attend(call, call.q.at(image, own) + first * call.q.row, count, head);
-        float* y = call.y + ((image * call.queries + first) * call.heads + own) * call.width;
+    static void one_block(const AttentionCall& call, const Head& laid_out, int64_t index, int64_t first, int64_t count) {
+        int64_t image = index / call.heads, head = index % call.heads;
+        Shares shares = attend(call, call.q.at(image, head) + first * call.q.row, count, laid_out);
+        float* y = call.y + ((image * call.queries + first) * call.heads + head) * call.width;
         for (int64_t column = 0; column < call.width; column += P::kColumns)
             tiles<V::rows>(count, [&](auto R, int64_t row) {
                 auto* part = call.width - column > V::width ? &weigh<R.value, 2> : &weigh<R.value, 1>;
-                part(call, shares, row, head, column, y);
+                part(call, shares, row, laid_out, column, y);
             });
     }
 
@@ -180,8 +180,9 @@ struct Attention {
 
     static int64_t panel_words(const AttentionCall& call) { return (call.width + 1) / 2 * 2 * P::kColumns; }
 
-    static Head lay_out(const AttentionCall& call, int64_t image, int64_t own) {
-        const float *k = call.k.at(image, own), *v = call.v.at(image, own);
+    static Head lay_out(const AttentionCall& call, int64_t index) {
+        const float* k = call.k.at(index / call.heads, index % call.heads);
+        const float* v = call.v.at(index / call.heads, index % call.heads);
         int64_t filled = key_panels(call) * P::kColumns, pairs = (call.width + 1) / 2;
         auto* panels = scratch<int16_t, 4>(key_panels(call) * panel_words(call));
         auto* scales = scratch<float, 5>(filled);
