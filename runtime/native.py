@@ -29,6 +29,7 @@ class QuantizeCall(ctypes.Structure):
         ("eps", ctypes.c_float),
         *((name, ctypes.c_int32) for name in ("activation", "bits")),
         *((name, ctypes.c_void_p) for name in ("codes", "scales", "h")),
+        ("threads", ctypes.c_int64),
     ]
 
 
@@ -85,7 +86,6 @@ class AttentionCall(ctypes.Structure):
         ("scale", ctypes.c_float),
         ("bfloat16", ctypes.c_int32),
         ("y", ctypes.c_void_p),
-        ("threads", ctypes.c_int64),
     ]
 
 
@@ -176,8 +176,9 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_moved_affine.argtypes = [ctypes.c_void_p, ctypes.POINTER(MovedAffineCall), ctypes.c_int]
     loaded.aq_recall.argtypes = [ctypes.c_void_p, ctypes.POINTER(RecallCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
-    pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # torch brings it; without it: one thread
-    loaded.aq_lend_pool(ctypes.cast(pool, ctypes.c_void_p) if pool else None)
+    pool = [getattr(ctypes.CDLL(None), name, None) for name in ("GOMP_parallel", "omp_get_thread_num")]
+    if all(pool):  # torch brings it; without it: one thread
+        loaded.aq_lend_pool(*(ctypes.cast(function, ctypes.c_void_p) for function in pool))
     return loaded
 
 

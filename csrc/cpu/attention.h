@@ -24,7 +24,6 @@ struct Attention {
     using W = Words<V>;
     using Float = typename V::Float;
     static constexpr int64_t kBlock = 96, kScores = 49152;  // queries and scores a task at most
-    static constexpr int64_t kHeads = 4;  // for each thread are enough
     static constexpr float kShare = 16383.0f, kValue = 1023.0f;  // the largest words: W::kExact of their products fit 32 bits
     static constexpr float kLarge = 16.0f;  // times the root mean square of its column: then values of 10 bits are too coarse
 
@@ -51,12 +50,7 @@ struct Attention {
 
     static int64_t blocks(const AttentionCall& call) { return (call.queries + block(call) - 1) / block(call); }
 
-    // Blocks of a task: all of a head's where there are heads enough, as each thread that has a part of a head lays it out.
-    static int64_t together(const AttentionCall& call) {
-        return call.batch * call.heads >= kHeads * call.threads ? blocks(call) : 1;
-    }
-
-    static int64_t tasks(const AttentionCall& call) { return call.batch * call.heads * blocks(call) / together(call); }
+    static int64_t tasks(const AttentionCall& call) { return call.batch * call.heads * blocks(call); }
 
     // A head's keys as words (keys / P, width / 2, P, 2) with a scale each; its values in panels (width / P, keys, P), of which the
     // last is half as wide where that is enough; or else as words (width / P, keys / 2, P, 2) with a scale for each column.
@@ -79,11 +73,10 @@ struct Attention {
         int64_t ready = -1;
         Head laid_out{};
         for (int64_t task; (task = tasks.take()) >= 0;) {
-            int64_t begin = task * together(call), index = begin / blocks(call), first = begin % blocks(call) * block(call);
+            int64_t index = task / blocks(call), first = task % blocks(call) * block(call);
             if (index != ready) laid_out = lay_out(call, index);
             ready = index;
-            int64_t end = std::min(first + together(call) * block(call), call.queries);
-            for (; first < end; first += block(call)) one_block(call, laid_out, index, first, std::min(block(call), end - first));
+            one_block(call, laid_out, index, first, std::min(block(call), call.queries - first));
         }
     }
 

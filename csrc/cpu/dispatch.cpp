@@ -12,30 +12,35 @@
 namespace aquatint {
 namespace {
 
-// GOMP_parallel(function, argument, threads, flags) of the OpenMP runtime that torch has loaded: one pool in a process.
-using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
-Parallel lent_pool = nullptr;
+// GOMP_parallel(function, argument, threads, flags) and omp_get_thread_num() of the OpenMP runtime that torch has loaded: one pool
+// in a process.
+struct Pool {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
+    int (*thread)();
+};
+Pool lent_pool{};
 
 template <class Call>
 struct Work {
     void (*run)(const Call&, Tasks&);
     const Call& call;
-    Tasks tasks;
+    Pile pile;
 };
 
 template <class Call>
 void worker(void* argument) {
     auto& work = *static_cast<Work<Call>*>(argument);
-    work.run(work.call, work.tasks);
+    Tasks tasks(work.pile, lent_pool.thread());
+    work.run(work.call, tasks);
 }
 
 template <class Call>
 void spread(void (*run)(const Call&, Tasks&), const Call& call, int64_t tasks, int threads) {
-    Work<Call> work{run, call, Tasks(tasks)};
-    if (threads > 1 && lent_pool && tasks > 1)
-        lent_pool(worker<Call>, &work, unsigned(threads), 0);
-    else
-        worker<Call>(&work);
+    bool many = threads > 1 && tasks > 1 && lent_pool.parallel;
+    Work<Call> work{run, call, Pile(tasks, many ? threads : 1)};
+    if (many) return lent_pool.parallel(worker<Call>, &work, unsigned(threads), 0);
+    Tasks all(work.pile, 0);
+    run(call, all);
 }
 
 #ifdef AQUATINT_AMX
@@ -87,8 +92,9 @@ using aquatint::RecallCall;
 using aquatint::ProductCall;
 using aquatint::QuantizeCall;
 
-AQ_EXPORT void aq_lend_pool(void* gomp_parallel) {
-    aquatint::lent_pool = reinterpret_cast<aquatint::Parallel>(gomp_parallel);
+AQ_EXPORT void aq_lend_pool(void* gomp_parallel, void* omp_get_thread_num) {
+    aquatint::lent_pool.parallel = reinterpret_cast<decltype(aquatint::Pool::parallel)>(gomp_parallel);
+    aquatint::lent_pool.thread = reinterpret_cast<decltype(aquatint::Pool::thread)>(omp_get_thread_num);
 }
 
 // Kernel tables by rising speed: 0 plain, 1 AVX2, 2 AVX-512, 3 AVX-512 VNNI, 4 AMX; null where this machine lacks the instructions.
@@ -111,7 +117,9 @@ AQ_EXPORT void aq_pack_weight(const KernelTable* table, int bits, const void* co
 }
 
 AQ_EXPORT void aq_quantize(const KernelTable* table, const QuantizeCall* call, int threads) {
-    aquatint::spread(table->quantize, *call, table->quantize_tasks(*call), threads);
+    QuantizeCall shared = *call;
+    shared.threads = threads;
+    aquatint::spread(table->quantize, shared, table->quantize_tasks(shared), threads);
 }
 
 AQ_EXPORT void aq_product(const KernelTable* table, const ProductCall* call, int threads) {
@@ -125,9 +133,7 @@ AQ_EXPORT void aq_group_affine(const KernelTable* table, const GroupAffineCall* 
 }
 
 AQ_EXPORT void aq_attention(const KernelTable* table, const AttentionCall* call, int threads) {
-    AttentionCall shared = *call;
-    shared.threads = threads;
-    aquatint::spread(table->attention, shared, table->attention_tasks(shared), threads);
+    aquatint::spread(table->attention, *call, table->attention_tasks(*call), threads);
 }
 
 AQ_EXPORT void aq_linear(const KernelTable* table, const LinearCall* call, int threads) {

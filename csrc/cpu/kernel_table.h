@@ -1,8 +1,9 @@
 // What one call holds, and the list of kernels that each instruction set fills in.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
+
+#include "cpu/tasks.h"
 
 namespace aquatint {
 
@@ -29,6 +30,7 @@ struct QuantizeCall {
     int8_t* codes;       // (m, k) or (m, k / 2)
     float* scales;       // (m, k / group)
     float* h;            // (m, rank) or null
+    int64_t threads;     // that share the work; no number depends on it
 };
 
 // The places that a convolution reads: row (b, y, x) of its product is the image's pixels at
@@ -123,8 +125,7 @@ struct AttentionCall {
     int64_t batch, heads, queries, keys, width;
     float scale;
     int32_t bfloat16;  // may what is multiplied be rounded to bfloat16?
-    float* y;         // (batch, queries, heads, width)
-    int64_t threads;  // that share the work; no number depends on it
+    float* y;  // (batch, queries, heads, width)
 };
 
 struct LinearCall {
@@ -146,24 +147,6 @@ struct RecallCall {
     int64_t images, places, rows, before_rows, width, group;
     int32_t bits;
     float* y;  // (images, before_rows + rows, width)
-};
-
-// The tasks of one call, handed out one by one to whoever is free. Who takes which does not matter: no two write the same
-// number, and none reads what another writes.
-class Tasks {
-  public:
-    explicit Tasks(int64_t count) : count(count) {}
-
-    // The next, or -1 when there is none.
-    int64_t take() {
-        int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-        return task < count ? task : -1;
-    }
-
-    const int64_t count;
-
-  private:
-    std::atomic<int64_t> next{0};
 };
 
 // Of each kernel: into how many tasks a call is best cut, and what a thread does: tasks, as long as there are any.

@@ -31,7 +31,7 @@ struct AttentionBy {
         Work work(call);
         int64_t ready = -1;
         for (int64_t task; (task = tasks.take()) >= 0;) {
-            int64_t index = apart(call, task / shares(call)), image = index / call.heads, head = index % call.heads;
+            int64_t index = task / shares(call), image = index / call.heads, head = index % call.heads;
             if (index != ready) work.head = Head::of(call, image, head);
             ready = index;
             work.q = call.q.at(image, head);
@@ -39,12 +39,6 @@ struct AttentionBy {
             int64_t begin = task % shares(call) * share(call);
             attend(work, begin, std::min(begin + share(call), call.queries));
         }
-    }
-
-    // The heads in an order in which threads work on others than neighbours, who write to the same lines of y.
-    static int64_t apart(const AttentionCall& call, int64_t index) {
-        int64_t each = call.batch * call.heads / call.threads;
-        return index < each * call.threads ? index % call.threads * each + index / call.threads : index;
     }
 
     // Of 32 queries: each one's largest score, or one that is not much smaller, and the sum of its shares in so many lanes.

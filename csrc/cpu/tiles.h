@@ -32,6 +32,14 @@ inline int64_t even_block(int64_t count, int64_t most) {
     return (count + blocks - 1) / blocks;
 }
 
+// The same, with as many blocks for each thread, where there are `least` for each: then what a thread reads is what it has written
+// in the call before. Another core's numbers can be as far as memory.
+inline int64_t fair_block(int64_t count, int64_t most, int64_t least, int64_t threads) {
+    int64_t blocks = (count + most - 1) / most;
+    if (count >= least * threads) blocks = (blocks + threads - 1) / threads * threads;
+    return blocks ? (count + blocks - 1) / blocks : 1;
+}
+
 // N numbers added up, the second half to the first until one is left.
 template <int N>
 [[gnu::always_inline]] inline float sum_by_halves(float* numbers) {
