@@ -176,9 +176,9 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_moved_affine.argtypes = [ctypes.c_void_p, ctypes.POINTER(MovedAffineCall), ctypes.c_int]
     loaded.aq_recall.argtypes = [ctypes.c_void_p, ctypes.POINTER(RecallCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
-    pool = [getattr(ctypes.CDLL(None), name, None) for name in ("GOMP_parallel", "omp_get_thread_num")]
-    if all(pool):  # torch brings it; without it: one thread
-        loaded.aq_lend_pool(*(ctypes.cast(function, ctypes.c_void_p) for function in pool))
+    process = ctypes.CDLL(None)
+    if hasattr(process, "GOMP_parallel"):  # torch brings it; without it: one thread
+        loaded.aq_lend_pool(process.GOMP_parallel, process.omp_get_thread_num)
     return loaded
 
 
