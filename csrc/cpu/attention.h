@@ -41,11 +41,8 @@ struct Attention {
 
     static int64_t key_panels(const AttentionCall& call) { return P::count(call.keys); }
 
-    // Blocks of one size but for the last, so that none is left with a few queries.
     static int64_t block(const AttentionCall& call) {
-        int64_t most = std::clamp<int64_t>(kScores / (key_panels(call) * P::kColumns), V::rows, kBlock);
-        int64_t count = (call.queries + most - 1) / most;
-        return (call.queries + count - 1) / count;
+        return even_block(call.queries, std::clamp<int64_t>(kScores / (key_panels(call) * P::kColumns), V::rows, kBlock));
     }
 
     static int64_t blocks(const AttentionCall& call) { return (call.queries + block(call) - 1) / block(call); }

@@ -125,7 +125,7 @@ struct AttentionCall {
     int64_t batch, heads, queries, keys, width;
     float scale;
     int32_t bfloat16;  // may what is multiplied be rounded to bfloat16?
-    float* y;  // (batch, queries, heads, width)
+    float* y;          // (batch, queries, heads, width)
 };
 
 struct LinearCall {

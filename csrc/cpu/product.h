@@ -23,11 +23,11 @@ struct Product {
     using P = Panels<V>;
     using Float = typename V::Float;
     static constexpr int64_t kSmallest = 1 << 20;  // multiply-adds that are worth a task
-    static constexpr int64_t kBlock = 384, kLeast = 96;  // rows a task at most, and for each thread, or they share them
+    static constexpr int64_t kBlock = 384, kLeast = 96;  // rows a task at most; and a thread at least, or they share them
     static constexpr int64_t kPassing = (V::has_tiles ? 1 : 12) << 20;  // bytes of a result that passes the caches by
 
     static Cut cut(const ProductCall& call) {
-        return Cut(call, P::kColumns, fair_block(call.m, kBlock, kLeast, call.threads), 1, kSmallest);
+        return Cut(call, P::kColumns, even_block(call.m, kBlock, call.threads, kLeast), 1, kSmallest);
     }
     static int64_t tasks(const ProductCall& call) { return cut(call).tasks(); }
 

@@ -24,7 +24,7 @@ struct Quantize {
     static int64_t block(const QuantizeCall& call) {
         constexpr int64_t kMost = 48 / V::many_rows;
         int64_t most = std::clamp<int64_t>(65536 / call.k / V::many_rows, 1, kMost) * V::many_rows;
-        return fair_block(call.m, most, V::many_rows, call.threads);
+        return even_block(call.m, most, call.threads, V::many_rows);
     }
 
     static int64_t tasks(const QuantizeCall& call) { return (call.m + block(call) - 1) / block(call); }

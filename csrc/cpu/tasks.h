@@ -10,21 +10,20 @@
 namespace aquatint {
 
 // Each thread has a run of neighbouring tasks of its own: what they read is the same, and what they write lies apart from what
-// others write at that moment. On Zen 4 taking turns cost a product of 256 rows 5 %.
-class Pile {
-  public:
+// others write at that moment. Where threads take turns a product of 256 rows takes 5 % longer on Zen 4.
+struct Pile {
+    struct alignas(64) Run {
+        std::atomic<int64_t> next;
+        int64_t end;
+    };
+    std::vector<Run> runs;
+
     Pile(int64_t count, int threads) : runs(std::size_t(threads)) {
         for (int64_t i = 0; i < threads; ++i) {
             runs[std::size_t(i)].next = count * i / threads;
             runs[std::size_t(i)].end = count * (i + 1) / threads;
         }
     }
-
-    struct alignas(64) Run {
-        std::atomic<int64_t> next;
-        int64_t end;
-    };
-    std::vector<Run> runs;
 };
 
 // A thread's view of them: its own run first, then what the threads behind it have left.

@@ -26,18 +26,13 @@ void tiles(int64_t count, F&& body, int64_t row = 0) {
         if (row < count) tiles<R - 1>(count, body, row);
 }
 
-// How many of `count` make a block of at most `most`: blocks of one size but for the last, so that none is left with a few.
-inline int64_t even_block(int64_t count, int64_t most) {
+// How many of `count` make a block of at most `most`: blocks of one size but for the last, so that none is left with a few. As many
+// blocks for each thread where there are `least` for each: what it reads is then what it has written in the call before, as another
+// core's numbers can be as far as memory.
+inline int64_t even_block(int64_t count, int64_t most, int64_t threads = 1, int64_t least = 1) {
     int64_t blocks = std::max<int64_t>(1, (count + most - 1) / most);
-    return (count + blocks - 1) / blocks;
-}
-
-// The same, with as many blocks for each thread, where there are `least` for each: then what a thread reads is what it has written
-// in the call before. Another core's numbers can be as far as memory.
-inline int64_t fair_block(int64_t count, int64_t most, int64_t least, int64_t threads) {
-    int64_t blocks = (count + most - 1) / most;
     if (count >= least * threads) blocks = (blocks + threads - 1) / threads * threads;
-    return blocks ? (count + blocks - 1) / blocks : 1;
+    return std::max<int64_t>(1, (count + blocks - 1) / blocks);
 }
 
 // N numbers added up, the second half to the first until one is left.
