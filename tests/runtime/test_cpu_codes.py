@@ -283,8 +283,10 @@ def test_images_and_batches() -> None:
     assert torch.equal(codes, ops.quantize(x, format="int8", axis=1)[0])
 
 
+@pytest.mark.parametrize("rows", [77, 401])
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
-def test_threads_do_not_change_a_bit(kernels: str) -> None:
+def test_threads_do_not_change_a_bit(kernels: str, rows: int) -> None:
+    """Few rows are one block of a product's, of which threads share the columns; of many each thread has blocks of its own."""
     weight = FORMATS["int4-g64"].encode(torch.randn(200, 256))
     up = torch.randn(200, 32)
     quantize = target(kernels).lower("aquatint::quantize", (Slot, None, torch.randn(32, 256)), {"format": "int8"})
@@ -292,7 +294,7 @@ def test_threads_do_not_change_a_bit(kernels: str) -> None:
     gemm = target(kernels).lower("aquatint::gemm", (Slot, Slot, *weight, None, Slot, up), options)
     assert quantize is not None
     assert gemm is not None
-    x, results = torch.randn(77, 256), []
+    x, results = torch.randn(rows, 256), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
