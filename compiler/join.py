@@ -29,7 +29,7 @@ def joined(graph: fx.Graph, weights: Weights, joins: Callable[[int, str], bool])
     for quantize in list(copy.nodes):
         if product := _pair(quantize, weights, joins):
             arguments = [*product.args, *[None] * (7 - len(product.args)), *quantize.args[1:3]]
-            options = {**product.kwargs, "into": quantize.kwargs["format"]}
+            options = {**product.kwargs, "into": quantize.kwargs["format"], "branch": quantize.kwargs.get("branch")}
             with copy.inserting_before(quantize):
                 both = copy.call_function(ops.gemm_quantize, tuple(arguments), options)
             quantize.replace_all_uses_with(both)

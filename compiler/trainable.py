@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aquatint.compiler.errors import DistillError
 from aquatint.compiler.execution import Execution
-from aquatint.compiler.formats import format_named
+from aquatint.compiler.formats import NumberFormat, format_named
 from aquatint.compiler.program import BRANCH, Program, narrowest
 from aquatint.compiler.weights import Derived, Weights
 from aquatint.runtime import ops
@@ -106,9 +106,10 @@ class _StraightQuantize:
 
     def __init__(
         self, x: Any, smooth: Any = None, down: Any = None, gain: Any = None, offset: Any = None, *,
-        format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
+        format: str, axis: int = -1, eps: float | None = None, activation: str | None = None, branch: str | None = None,
     ) -> None:  # fmt: skip
         self.given, self.format = (x, smooth, down, gain, offset), format_named(format)
+        self.branch = None if branch is None else format_named(branch)
         self.options = {"axis": axis, "eps": eps, "activation": activation}
 
     def fits(self, *values: Any) -> bool:
@@ -117,8 +118,15 @@ class _StraightQuantize:
     def __call__(self, *values: Tensor) -> tuple[Tensor | None, ...]:
         x, smooth, down, gain, offset = ops.filled(self.given, values)
         exact = ops.smoothed(x, smooth, gain, offset, **self.options)
-        rounded = exact + (self.format.roundtrip(exact.detach()) - exact.detach())
-        return (rounded, None) if down is None else (rounded, None, F.linear(exact, down.float()))
+        rounded = _straight(self.format, exact)
+        if down is None:
+            return rounded, None
+        return rounded, None, F.linear(exact if self.branch is None else _straight(self.branch, exact), down.float())
+
+
+def _straight(format: NumberFormat, values: Tensor) -> Tensor:
+    """`values` rounded, with the gradient of what they were."""
+    return values + (format.roundtrip(values.detach()) - values.detach())
 
 
 class _StraightProduct:

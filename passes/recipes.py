@@ -8,6 +8,7 @@ from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.recipe import Pass, Recipe, Rule, Treatment
 from aquatint.passes.absorb import Absorb
 from aquatint.passes.attention import Attention
+from aquatint.passes.branch import Branch
 from aquatint.passes.canonicalize import Canonicalize
 from aquatint.passes.epilogue import Epilogue
 from aquatint.passes.fuse import Fuse
@@ -20,7 +21,7 @@ from aquatint.passes.tables import Tables
 
 PASSES: dict[str, type] = {
     p.name: p
-    for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb, Observe, Sparse, Tables, Attention)
+    for p in (Canonicalize, Smooth, LowRankBranch, Quantize, Fuse, Epilogue, Absorb, Branch, Observe, Sparse, Tables, Attention)
 }
 
 SVDQUANT: tuple[Pass, ...] = (
@@ -33,6 +34,7 @@ SVDQUANT: tuple[Pass, ...] = (
     Fuse(),  # looks for what the others left side by side
     Epilogue(),
     Absorb(),  # behind epilogue: an activation belongs to the product before it rather than to the quantize behind it
+    Branch(),  # behind fuse, which brings the way down and the quantize together
     Observe(),  # of what is left of the graph, nothing changes any more
 )
 WEIGHTS_ONLY: tuple[Pass, ...] = (Canonicalize(), Quantize(), Tables(), Attention(), Fuse(), Epilogue())

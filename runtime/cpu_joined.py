@@ -20,10 +20,10 @@ class GemmQuantizeKernel(BoundKernel):
     def __init__(
         self, kernels: KernelSet, codes: Any, scales: Any, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
         h: Any = None, up: Tensor | None = None, smooth: Tensor | None = None, down: Tensor | None = None, *, into: str,
-        **options: Any,
+        branch: str | None = None, **options: Any,
     ) -> None:  # fmt: skip
         self.gemm = GemmKernel(kernels, codes, scales, weight, weight_scales, bias, h, up, **options)
-        self.quantize = QuantizeKernel(kernels, ops.Slot, smooth, down, format=into)
+        self.quantize = QuantizeKernel(kernels, ops.Slot, smooth, down, format=into, branch=branch)
 
     def fits(self, *values: Tensor) -> bool:
         return True

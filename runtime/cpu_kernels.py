@@ -17,7 +17,7 @@ from torch import Tensor
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import Run, at, can_spread, collected, runner, spread, staged
-from aquatint.runtime.cpu_pack import GROUP, branch_panels, in_turns, packed_weight, panels
+from aquatint.runtime.cpu_pack import GROUP, in_turns, packed_down, packed_up, packed_weight, panels
 from aquatint.runtime.native import GroupAffineCall, KernelSet, ProductCall, QuantizeCall, Window
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cpu/kernel_table.h
@@ -43,17 +43,21 @@ class QuantizeKernel(BoundKernel):
     def __init__(
         self, kernels: KernelSet, x: Any, smooth: Tensor | None = None, down: Tensor | None = None, gain: Any = None,
         offset: Any = None, *, format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
+        branch: str | None = None,
     ) -> None:  # fmt: skip
         self.kernels, self.axis, self.format = kernels, axis, format_named(format)
         self.affine = gain, offset
         self.smooth = None if smooth is None else smooth.float().contiguous()
-        self.down, self.down_scales = (None, None) if down is None else branch_panels(kernels, down)
+        self.down = None if down is None else packed_down(kernels, down, branch)
         self.rank = 0 if down is None else len(down)
         self.call = QuantizeCall(
-            smooth=at(self.smooth), down=at(self.down), down_scales=at(self.down_scales), rank=self.rank,
-            eps=-1.0 if eps is None else eps,
+            smooth=at(self.smooth), rank=self.rank, eps=-1.0 if eps is None else eps,
             activation=ACTIVATIONS.index(activation), bits=self.format.bits,
         )  # fmt: skip
+
+        if self.down:
+            self.call.down, self.call.down_scales = at(self.down.panels), at(self.down.scales)
+            self.call.branch_bits = self.down.bits
 
     def fits(self, x: Tensor, *varying: Tensor) -> bool:
         shape = _last(x.shape, self.axis)
@@ -128,13 +132,15 @@ class _Product:
             bias, up = (None if t is None else t[order] for t in (bias, up))
         self.weight = packed_weight(kernels, weight, scales, format, bits == 32, order)
         self.bias = None if bias is None else panels(bias.float().unsqueeze(1), columns)
-        self.up, self.up_scales = (None, None) if up is None else branch_panels(kernels, up)
+        self.up = None if up is None else packed_up(kernels, up)
         self.call = ProductCall(
             weight=at(self.weight.panels), weight_scales=at(self.weight.scales), wholes=at(self.weight.wholes),
-            bias=at(self.bias), up=at(self.up), up_scales=at(self.up_scales), n=self.n, k=self.weight.k,
+            bias=at(self.bias), n=self.n, k=self.weight.k,
             rank=0 if up is None else up.shape[1], bits=bits, weight_bits=self.weight.bits,
             weight_groups=self.weight.groups, activation=ACTIVATIONS.index(activation), paired=active is not None,
         )  # fmt: skip
+        if self.up:
+            self.call.up, self.call.up_scales, self.call.branch_bits = at(self.up.panels), at(self.up.scales), self.up.bits
 
     def results(self, *outer: int) -> Tensor:
         return torch.empty(*outer, self.n, dtype=self.dtype)

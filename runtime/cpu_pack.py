@@ -1,4 +1,4 @@
-"""Weights, scales and low-rank branches as the compiled CPU kernels read them: csrc/cpu/panels.h, words.h, halves.h."""
+"""Weights, scales and low-rank branches as the compiled CPU kernels read them: panels.h, bytes.h, words.h, halves.h."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aquatint.compiler.formats import NumberFormat, format_named
+from aquatint.compiler.powers import Scaled, scaled
 from aquatint.runtime.binding import at
 from aquatint.runtime.native import KernelSet
 
@@ -81,12 +82,46 @@ def product_scales(wide_sums: bool, format: NumberFormat, stored: Tensor, groups
     return (scales if wide_sums else scales.repeat_interleave(groups // scales.shape[1], 1)), None
 
 
-def branch_panels(kernels: KernelSet, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(N, r) of the low-rank branch as its kernel reads it, and scales where it needs some."""
+@dataclass(frozen=True, eq=False)
+class PackedBranch:
+    """A projection of the low-rank branch in panels of `bits`; scales of its rows, or of its ranks on the way up in 8 bits."""
+
+    panels: Tensor
+    scales: Tensor | None
+    bits: int
+
+
+def packed_down(kernels: KernelSet, down: Tensor, format: str | None) -> PackedBranch:
+    """The way down (r, K): of codes in `format`, where that is given and there is a kernel for it."""
+    found = scaled(down, 0) if kernels.byte_branch and format == "int8" else None
+    if found is None:
+        return _in_sixteen_bits(kernels, down)
+    return PackedBranch(_byte_panels(kernels, found.codes), panels(_powers(found).unsqueeze(1), kernels.columns), 8)
+
+
+def packed_up(kernels: KernelSet, up: Tensor) -> PackedBranch:
+    """The way up (N, r): in bytes where that changes no number and there is a kernel for it."""
+    found = scaled(up, 1) if kernels.byte_branch else None
+    if found is None:
+        return _in_sixteen_bits(kernels, up)
+    return PackedBranch(_byte_panels(kernels, F.pad(found.codes, (0, -up.shape[1] % 4))), _powers(found), 8)
+
+
+def _powers(found: Scaled) -> Tensor:
+    return torch.ldexp(torch.ones(found.exponents.numel()), found.exponents.flatten().float())
+
+
+def _byte_panels(kernels: KernelSet, codes: Tensor) -> Tensor:
+    laid = torch.empty(kernels.library.aq_packed_bytes(kernels.table, 8, *codes.shape), dtype=torch.uint8)
+    kernels.library.aq_pack_weight(kernels.table, 8, at(codes.contiguous()), *codes.shape, at(laid))
+    return laid
+
+
+def _in_sixteen_bits(kernels: KernelSet, rows: Tensor) -> PackedBranch:
     if not kernels.tiles:
-        return _word_panels(rows, kernels.columns)
+        return PackedBranch(*_word_panels(rows, kernels.columns), 16)
     halves = F.pad(rows.bfloat16(), (0, -rows.shape[1] % 32, 0, -len(rows) % kernels.columns)).view(torch.int16)
-    return _paired(halves, kernels.columns), None
+    return PackedBranch(_paired(halves, kernels.columns), None, 16)
 
 
 def _paired(rows: Tensor, columns: int) -> Tensor:

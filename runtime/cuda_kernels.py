@@ -44,6 +44,7 @@ class QuantizeKernel:
     def __init__(
         self, engine: Engine, x: Any, smooth: Tensor | None = None, down: Tensor | None = None, gain: Any = None,
         offset: Any = None, *, format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
+        branch: str | None = None,
     ) -> None:  # fmt: skip
         self.engine, self.axis, self.affine = engine, axis, (gain, offset)
         self.rank = 0 if down is None else len(down)

@@ -27,7 +27,7 @@ class QuantizeCall(ctypes.Structure):
         *((name, Spread) for name in ("gain", "offset")),
         *((name, ctypes.c_int64) for name in ("m", "k", "rank", "group")),
         ("eps", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("activation", "bits")),
+        *((name, ctypes.c_int32) for name in ("activation", "bits", "branch_bits")),
         *((name, ctypes.c_void_p) for name in ("codes", "scales", "h")),
         ("threads", ctypes.c_int64),
     ]
@@ -63,7 +63,7 @@ class ProductCall(ctypes.Structure):
         ("up_scales", ctypes.c_void_p),
         ("window", ctypes.POINTER(Window)),
         *((name, ctypes.c_int64) for name in ("m", "n", "k", "rank", "scale_groups", "weight_groups")),
-        *((name, ctypes.c_int32) for name in ("bits", "weight_bits", "activation", "paired")),
+        *((name, ctypes.c_int32) for name in ("bits", "weight_bits", "branch_bits", "activation", "paired")),
         *((name, Spread) for name in ("gate", "residual")),
         ("y", ctypes.c_void_p),
         ("next", ctypes.POINTER(QuantizeCall)),
@@ -138,6 +138,11 @@ class KernelSet:
     tiles: bool
     wide_sums: bool
     packed: WeakValueDictionary[Any, Any] = field(default_factory=WeakValueDictionary, compare=False, repr=False)
+
+    @property
+    def byte_branch(self) -> bool:
+        """Do they multiply the low-rank branch in bytes? csrc/cpu/bytes.h"""
+        return self.wide_sums and not self.tiles
 
 
 def library_paths() -> tuple[Path, ...]:

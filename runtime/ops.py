@@ -76,17 +76,22 @@ class Operator:
 def _quantize(
     x: Tensor, smooth: Tensor | None = None, down: Tensor | None = None, gain: Tensor | None = None,
     offset: Tensor | None = None, *, format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
+    branch: str | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Encode `x * smooth` along `axis`, which moves last; with `down` (r, K) also project: (codes, scales[, h]).
 
-    x (..., K), or (B, C, H, W) with axis 1; smooth (K,) multiplies; h (..., r) = (x * smooth) downᵀ in float32.
+    x (..., K), or (B, C, H, W) with axis 1; smooth (K,) multiplies; h (..., r) = (x * smooth) downᵀ in float32. With
+    `branch`, a format, x * smooth may be rounded to it before it is projected: a kernel then reads the codes alone.
     Before that x becomes activation(norm(x) * gain + offset): a layer norm over K where `eps` is given, gain and offset
     in any shape that fits x with its channels last.
     SVDQuant (arXiv 2411.05007) section 4.2: one read of x serves the product and the low-rank branch.
     """
     values = smoothed(x, smooth, gain, offset, axis=axis, eps=eps, activation=activation)
     encoded = format_named(format).encode(values)
-    return tuple(encoded) if down is None else (*encoded, F.linear(values, down.float()))
+    if down is None:
+        return tuple(encoded)
+    read = values if branch is None else format_named(branch).roundtrip(values)
+    return *encoded, F.linear(read, down.float())
 
 
 def smoothed(
@@ -144,14 +149,14 @@ def _gemm_quantize(
     codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
     h: Tensor | None = None, up: Tensor | None = None, smooth: Tensor | None = None, down: Tensor | None = None, *,
     formats: tuple[str, str], dtype: torch.dtype, into: str, activation: str | None = None,
-    gate: Tensor | None = None, residual: Tensor | None = None,
+    gate: Tensor | None = None, residual: Tensor | None = None, branch: str | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """`quantize` to the format `into` of what `gemm` gives: (codes, scales[, h]) of the next product. See `compiler.join`."""
     y = _gemm(
         codes, scales, weight, weight_scales, bias, h, up, formats=formats, dtype=dtype, activation=activation, gate=gate,
         residual=residual,
     )  # fmt: skip
-    return _quantize(y, smooth, down, format=into)
+    return _quantize(y, smooth, down, format=into, branch=branch)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *, format: str, scale: float | None = None) -> Tensor:

@@ -41,6 +41,7 @@ struct Avx512Vnni : Avx512Floats {
             }
         }
     }
+    static Sum times_128(Sum sum) { return _mm512_slli_epi32(sum, 7); }
     static Float total(Sum sum) { return _mm512_cvtepi32_ps(sum); }
 };
 

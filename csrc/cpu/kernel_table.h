@@ -20,13 +20,14 @@ struct Spread {
 struct QuantizeCall {
     const float* x;       // (m, k)
     const float* smooth;  // (k) or null
-    const int16_t* down;  // packed words, with tiles bfloat16; or null
+    const void* down;     // packed words, with tiles bfloat16, or bytes as `branch_bits` says; or null
     const float* down_scales;
     Spread gain, offset;  // of k numbers
     int64_t m, k, rank, group;
     float eps;           // of a layer norm before all else; negative: none
     int32_t activation;  // behind gain and offset
     int32_t bits;        // 4: codes are packed in pairs, scales rounded to bfloat16;  8: neither
+    int32_t branch_bits;  // 16, or 8 with wide sums alone: bytes.h
     int8_t* codes;       // (m, k) or (m, k / 2)
     float* scales;       // (m, k / group)
     float* h;            // (m, rank) or null
@@ -100,11 +101,11 @@ struct ProductCall {
     const int32_t* wholes;       // of each group, on top of one scale a column; or null. With wide sums alone
     const float* bias;           // packed, or null
     const float* h;              // (m, rank), or (pixels, taps * rank) with a window; null without a branch
-    const int16_t* up;           // packed words; with tiles bfloat16
-    const float* up_scales;
+    const void* up;              // packed words, with tiles bfloat16, or bytes
+    const float* up_scales;      // of each column; of bytes a power of two for each rank
     const Window* window;  // null for a linear
     int64_t m, n, k, rank, scale_groups, weight_groups;
-    int32_t bits, weight_bits, activation;
+    int32_t bits, weight_bits, branch_bits, activation;
     int32_t paired;  // weights have 2 n columns, panels of which take turns: y = one times activation(the next). With tiles alone
     Spread gate, residual;  // of n numbers: y = activation(...) * gate + residual; null with floats
     float* y;               // (m, n); null with `next`

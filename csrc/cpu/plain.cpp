@@ -135,6 +135,7 @@ struct Plain {
             return total;
         });
     }
+    static Sum times_128(Sum sum) { return each<Sum>([&](int i) { return sum.v[i] * 128; }); }
     static Float total(Sum sum) { return each<Float>([&](int i) { return float(sum.v[i]); }); }
     template <class T>
     static void keep(T& value) {

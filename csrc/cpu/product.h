@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "cpu/activation.h"
+#include "cpu/bytes.h"
 #include "cpu/cut.h"
 #include "cpu/panels.h"
 #include "cpu/rows.h"
@@ -170,19 +171,37 @@ struct Product {
         finish<R>(call, rows, row, first, panel, low, high);
     }
 
+    // Adds the low-rank branch of R rows and one panel.
     template <int R>
-    [[gnu::always_inline]] static void branch(const ProductCall& call, const Rows& rows, int64_t row, int64_t panel,
-                                              Float (&low)[R], Float (&high)[R]) {
+    [[gnu::always_inline]] static void add_branch(const ProductCall& call, const Rows& rows, int64_t row, int64_t panel,
+                                                  Float (&low)[R], Float (&high)[R]) {
+        if constexpr (Bytes<V>::kHere)
+            if (call.branch_bits == 8) return add_bytes<R>(call, rows, row, panel, low, high);
         int64_t stride = Words<V>::stride(call.rank), pairs = (call.rank + 1) / 2;
-        const auto* h = static_cast<const int16_t*>(rows.h) + row * stride;
+        const auto *h = static_cast<const int16_t*>(rows.h) + row * stride, *up = static_cast<const int16_t*>(call.up);
         Float sums[2 * R];
-        Words<V>::template multiply<R, 2>(h, stride, call.up + panel * pairs * 2 * P::kColumns, call.rank, sums);
+        Words<V>::template multiply<R, 2>(h, stride, up + panel * pairs * 2 * P::kColumns, call.rank, sums);
         const float* scales = call.up_scales + panel * P::kColumns;
         auto s_low = V::load(scales), s_high = V::load(scales + V::width);
         unroll<R>([&](auto r) {
             auto scale = V::set(rows.h_scales[row + r]);
-            low[r] = V::mul(V::mul(sums[2 * r], scale), s_low);
-            high[r] = V::mul(V::mul(sums[2 * r + 1], scale), s_high);
+            low[r] = V::fma(V::mul(sums[2 * r], scale), s_low, low[r]);
+            high[r] = V::fma(V::mul(sums[2 * r + 1], scale), s_high, high[r]);
+        });
+    }
+
+    template <int R>
+    [[gnu::always_inline]] static void add_bytes(const ProductCall& call, const Rows& rows, int64_t row, int64_t panel,
+                                                 Float (&low)[R], Float (&high)[R]) {
+        using B = Bytes<V>;
+        const auto* h = static_cast<const int8_t*>(rows.h) + row * B::stride(call.rank);
+        const auto* up = static_cast<const uint8_t*>(call.up) + panel * B::deep(call.rank) * P::kColumns;
+        Float h_low[R], h_high[R];
+        B::template multiply<R>(h, rows.h_starts + row, call.rank, up, h_low, h_high);
+        unroll<R>([&](auto r) {
+            auto scale = V::set(rows.h_scales[row + r]);
+            low[r] = V::fma(h_low[r], scale, low[r]);
+            high[r] = V::fma(h_high[r], scale, high[r]);
         });
     }
 
@@ -197,14 +216,7 @@ struct Product {
             low[r] = V::fma(low[r], scale, b_low);
             high[r] = V::fma(high[r], scale, b_high);
         });
-        if (call.h) {
-            Float h_low[R], h_high[R];
-            branch<R>(call, rows, row, panel, h_low, h_high);
-            unroll<R>([&](auto r) {
-                low[r] = V::add(low[r], h_low[r]);
-                high[r] = V::add(high[r], h_high[r]);
-            });
-        }
+        if (call.h) add_branch<R>(call, rows, row, panel, low, high);
         if (more_to_do(call, rows, panel)) {
             Float a[R], b[R];  // with an address, which would keep the others out of registers
             std::copy(low, low + R, a);

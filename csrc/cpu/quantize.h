@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "common/codec.h"
+#include "cpu/bytes.h"
 #include "cpu/kernel_table.h"
 #include "cpu/panels.h"
 #include "cpu/prologue.h"
@@ -31,6 +32,8 @@ struct Quantize {
 
     static void run(const QuantizeCall& call, int64_t task) {
         int64_t first = task * block(call), count = std::min(call.m - first, block(call));
+        if constexpr (Bytes<V>::kHere)
+            if (call.h && call.branch_bits == 8) return with_bytes(call, first, count);
         Number* side = call.h ? scratch<Number, 8>(Branch::room(count, call.k)) : nullptr;
         auto* scales = scratch<float, 9>(count);
         float* x = scratch<float, 0>(call.k);
@@ -39,6 +42,27 @@ struct Quantize {
             if (side) scales[row] = Branch::put_input(x, call.k, largest, row, side);
         }
         if (side) Branch::project(call, side, scales, first, count);
+    }
+
+    // What the branch reads are the codes; those of 4 bits have others beside them, with a scale for each row.
+    static void with_bytes(const QuantizeCall& call, int64_t first, int64_t count) {
+        int8_t* side = call.bits == 8 ? call.codes + first * call.k : scratch<int8_t, 8>(count * call.k);
+        float* scales = call.bits == 8 ? call.scales + first : scratch<float, 9>(count);
+        float* x = scratch<float, 0>(call.k);
+        for (int64_t row = 0; row < count; ++row) {
+            if (call.bits == 8)
+                by_row(call, first + row, x);
+            else
+                scales[row] = in_bytes(x, call.k, by_group(call, first + row, x), side + row * call.k);
+        }
+        Bytes<V>::project(call, side, scales, first, count);
+    }
+
+    static float in_bytes(const float* x, int64_t count, float largest, int8_t* codes) {
+        float scale = group_scale(largest, 127.0f);
+        auto inverse = V::set(1.0f / scale);
+        for (int64_t i = 0; i < count; i += V::width) V::store_codes(codes + i, V::mul(V::load(x + i), inverse));
+        return scale;
     }
 
     // A row with one scale, in 8 bits; what was encoded is left in x, and its largest magnitude returned.

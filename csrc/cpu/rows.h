@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "common/codec.h"
+#include "cpu/bytes.h"
 #include "cpu/kernel_table.h"
 #include "cpu/panels.h"
 #include "cpu/scratch.h"
@@ -30,8 +31,9 @@ struct Rows {
     const int8_t* codes;    // a linear's in tiles, (k / 64, row in the tile, 64); a convolution's as they lie in the image
     const int32_t* starts;  // where the sum over `wide` groups starts, to take back the + 8 or + 128 of the weights
     const float* scales;
-    const void* h;          // (count, rank) as words.h or halves.h has them
+    const void* h;          // (count, rank) as words.h, halves.h or bytes.h has them
     const float* h_scales;
+    const int32_t* h_starts;  // of bytes
     const int64_t* gate;    // (count): where each row's gate begins, and its residual; null without
     const int64_t* residual;
     Places code, start, scale;
@@ -80,7 +82,7 @@ struct RowSource {
             codes = bytes;
         }
         rows.scales = call.scales + first * call.scale_groups;
-        if (call.h) of_branch(call.h + first * call.rank, call.rank, rows);
+        if (call.h) of_branch(call, call.h + first * call.rank, rows);
         tiled(call, codes, call.scale_groups, rows);
     }
 
@@ -125,7 +127,7 @@ struct RowSource {
                 for (int64_t j = 0; j < each; ++j) scales[j] = pixel < 0 ? 0.0f : call.scales[pixel * each + j];
             }
         tiled(call, codes, w.seen() * each, rows);
-        if (call.h) of_branch(branch(call, first, rows.count), call.rank, rows);
+        if (call.h) of_branch(call, branch(call, first, rows.count), rows);
     }
 
     template <int Tile>
@@ -191,16 +193,31 @@ struct RowSource {
             rows.start.groups[g] = (pixel * groups + part) / rows.wide;
             rows.scale.groups[g] = pixel * call.scale_groups + (call.scale_groups > 1 ? part : 0);
         }
-        if (call.h) of_branch(branch(call, first, rows.count), call.rank, rows);
+        if (call.h) of_branch(call, branch(call, first, rows.count), rows);
     }
 
-    static void of_branch(const float* h, int64_t rank, Rows& rows) {
+    static void of_branch(const ProductCall& call, const float* h, Rows& rows) {
         using Branch = typename Ways<V>::Branch;
+        if constexpr (Bytes<V>::kHere)
+            if (call.branch_bits == 8) return of_bytes(call, h, rows);
+        int64_t rank = call.rank;
         auto* block = scratch<typename Branch::Number, 18>(Branch::room(rows.count, rank));
         auto* scales = scratch<float, 19>(rows.count);
         for (int64_t i = 0; i < rows.count; ++i) scales[i] = Branch::put_between(h + i * rank, rank, i, block);
         rows.h = block;
         rows.h_scales = scales;
+    }
+
+    static void of_bytes(const ProductCall& call, const float* h, Rows& rows) {
+        int64_t stride = Bytes<V>::stride(call.rank);
+        auto* codes = scratch<int8_t, 18>(rows.count * stride);
+        auto* scales = scratch<float, 19>(rows.count);
+        auto* starts = scratch<int32_t, 20>(rows.count);
+        for (int64_t i = 0; i < rows.count; ++i)
+            scales[i] = Bytes<V>::put(h + i * call.rank, call.up_scales, call.rank, codes + i * stride, starts[i]);
+        rows.h = codes;
+        rows.h_scales = scales;
+        rows.h_starts = starts;
     }
 
     static void copy_line(const ProductCall& call, const Padded& padded, int64_t line, int8_t* codes, float* scales) {

@@ -149,7 +149,7 @@ struct TileProduct {
     static void project(Work& work, int64_t row, int64_t panel, int64_t tile) {
         int64_t below = tile / 2, beside = tile % 2, deep = Halves<V>::deep(work.call.rank);
         const auto* h = static_cast<const uint8_t*>(work.rows.h) + (row / kTileRows + below) * deep * kTileBytes;
-        const int16_t* up = work.call.up + panel * deep * 32 * P::kColumns + beside * 2 * kTileRows;
+        const int16_t* up = static_cast<const int16_t*>(work.call.up) + panel * deep * 32 * P::kColumns + beside * 2 * kTileRows;
         multiply_tile(h, up, deep, work.side + below * kTileRows * kPair + beside * kTileRows);
     }
 

@@ -52,7 +52,7 @@ struct Words {
     template <int R>
     static void project(const QuantizeCall& call, const Number* words, const float* scales, int64_t panel, int64_t row) {
         Float sums[2 * R];
-        multiply<R, 2>(words, call.k, call.down + panel * call.k * P::kColumns, call.k, sums);
+        multiply<R, 2>(words, call.k, static_cast<const Number*>(call.down) + panel * call.k * P::kColumns, call.k, sums);
         int64_t first = panel * P::kColumns;
         auto s_low = V::load(call.down_scales + first), s_high = V::load(call.down_scales + first + V::width);
         unroll<R>([&](auto r) {

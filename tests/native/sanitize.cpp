@@ -62,19 +62,24 @@ std::vector<int32_t> places(Window& window) {
 
 int64_t panels_of(const KernelTable* table, int64_t n) { return (n + table->columns() - 1) / table->columns() * table->columns(); }
 
+bool byte_branch(const KernelTable* table) { return table->wide_sums && !table->tiles; }
+
 void quantize(const KernelTable* table) {
     int64_t sets = draw(1, 3), rows = draw(1, 40), k = 64 * draw(1, 6), rank = draw(0, 1) ? draw(1, 70) : 0, m = sets * rows;
     int bits = draw(0, 1) ? 8 : 4;
     int64_t group = bits == 4 ? 64 : k;
     auto x = floats(m * k), smooth = floats(k), down_scales = floats(panels_of(table, rank)), gain = floats(sets * k);
-    auto down = words(panels_of(table, rank) * k);
+    bool in_bytes = byte_branch(table) && draw(0, 1);
+    auto down = words(in_bytes ? 0 : panels_of(table, rank) * k);
+    auto down_bytes = bytes<uint8_t>(in_bytes ? panels_of(table, rank) * k : 0);
+    const void* way_down = in_bytes ? static_cast<const void*>(down_bytes.data()) : down.data();
     std::vector<int8_t> codes(m * k * bits / 8);
     std::vector<float> scales(m * k / group), h(m * rank);
     bool affine = draw(0, 1);
     Spread vectors{affine ? gain.data() : nullptr, sets > 1 ? rows : 0, k};
-    QuantizeCall call{x.data(), draw(0, 1) ? smooth.data() : nullptr, rank ? down.data() : nullptr, down_scales.data(), vectors, vectors,
+    QuantizeCall call{x.data(), draw(0, 1) ? smooth.data() : nullptr, rank ? way_down : nullptr, down_scales.data(), vectors, vectors,
                       m, k, rank, group,
-                      draw(0, 1) ? 1e-6f : -1.0f, int32_t(draw(0, 3)), bits, codes.data(), scales.data(),
+                      draw(0, 1) ? 1e-6f : -1.0f, int32_t(draw(0, 3)), bits, in_bytes ? 8 : 16, codes.data(), scales.data(),
                       rank ? h.data() : nullptr};
     aq_quantize(table, &call, 1);
 }
@@ -111,9 +116,12 @@ void product(const KernelTable* table) {
     auto scales = floats(pixels * scale_groups), weight_scales = floats(panels_of(table, n) * k / 64);
     auto stored = bytes<uint8_t>(n * k * weight_bits / 8), packed = std::vector<uint8_t>(table->packed_bytes(weight_bits, n, k));
     table->pack_weight(weight_bits, stored.data(), n, k, packed.data());
-    auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up_scales = floats(panels_of(table, n));
+    bool in_bytes = byte_branch(table) && draw(0, 1);
+    auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up_scales = floats(in_bytes ? rank : panels_of(table, n));
     int64_t deep = table->tiles ? (rank + 31) / 32 * 32 : rank + rank % 2;
-    auto up = words(panels_of(table, n) * deep);
+    auto up = words(in_bytes ? 0 : panels_of(table, n) * deep);
+    auto up_bytes = bytes<uint8_t>(in_bytes ? panels_of(table, n) * ((rank + 3) / 4 * 4) : 0);
+    const void* way_up = in_bytes ? static_cast<const void*>(up_bytes.data()) : up.data();
     // with wide sums: a scale of each group, or one of each tap, and maybe whole numbers on top
     int64_t weight_groups = table->wide_sums && bits != 32 && draw(0, 1) ? taps : k / 64;
     std::vector<int32_t> wholes(panels_of(table, n) * k / 64);
@@ -127,8 +135,8 @@ void product(const KernelTable* table) {
     std::vector<float> y(m * n);
     ProductCall call{bits == 32 ? static_cast<const void*>(x.data()) : codes.data(), scales.data(), packed.data(),
                      weight_scales.data(), whole ? wholes.data() : nullptr, draw(0, 1) ? bias.data() : nullptr, rank ? h.data() : nullptr,
-                     rank ? up.data() : nullptr, up_scales.data(), gathered ? &window : nullptr, m, n, k, rank, scale_groups, weight_groups, bits,
-                     weight_bits, int32_t(draw(0, 3)), 0, spread(), spread(), y.data()};
+                     rank ? way_up : nullptr, up_scales.data(), gathered ? &window : nullptr, m, n, k, rank, scale_groups, weight_groups, bits,
+                     weight_bits, in_bytes ? 8 : 16, int32_t(draw(0, 3)), 0, spread(), spread(), y.data()};
     if (table->tiles && bits != 32 && !gathered && n % 64 == 0 && draw(0, 1)) call.paired = 1, call.n = n /= 2;
     if (table->tiles && bits == 8 && !gathered && n % 64 == 0) {
         QuantizeCall next{};
