@@ -31,7 +31,8 @@ def test_through_optimize_and_back(name: str, tmp_path: Path) -> None:
     native = tensors_of(aquatint.load(tmp_path / "a.aq", target="cpu")(*args, **kwargs))
     for again, cpu, expected, exact in zip(back, native, reference, tensors_of(original), strict=True):
         assert torch.equal(again, expected)
-        assert (cpu - expected).norm() < 0.02 * expected.norm()  # the last digit of a sum can turn a rounding
+        # what either may round and the other need not turns other roundings: a third of what 4 bits take away
+        assert (cpu - expected).norm() < 0.04 * expected.norm()
         assert (expected - exact).norm() < 0.25 * exact.norm()
 
 
