@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from aquatint.compiler.capture import find_sites
+from aquatint.compiler.edit import is_call
 from aquatint.compiler.interface import InputSpec, Interface, Parameter
+from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.pipeline import Context, Report, run_pass
 from aquatint.compiler.plan import Decision
 from aquatint.compiler.program import Program
@@ -171,3 +173,12 @@ def random_programs(draw: st.DrawFn) -> Program:
         current = new
     lines.append(f"return [%{current}]")
     return program_of(lines, weights)
+
+
+def with_exact_branch(model: CompressedModule) -> CompressedModule:
+    """The same program, but its low-rank branch reads what is quantized before it is rounded."""
+    program = model.program.copy()
+    for node in program.graph.nodes:
+        if is_call(node, "aquatint::quantize"):
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "branch"}
+    return CompressedModule(program, model.target, model.recipe, model.report)
