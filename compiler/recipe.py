@@ -20,7 +20,7 @@ class Treatment:
 
     weights      name of the number format of the weight
     activations  of its input, quantized on the fly; None leaves the input alone (weights only)
-    rank         of the 16-bit low-rank branch; 0 for none
+    rank         of the low-rank branch; 0 for none
     """
 
     weights: str

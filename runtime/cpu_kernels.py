@@ -54,8 +54,7 @@ class QuantizeKernel(BoundKernel):
             smooth=at(self.smooth), rank=self.rank, eps=-1.0 if eps is None else eps,
             activation=ACTIVATIONS.index(activation), bits=self.format.bits,
         )  # fmt: skip
-
-        if self.down:
+        if self.down is not None:
             self.call.down, self.call.down_scales = at(self.down.panels), at(self.down.scales)
             self.call.branch_bits = self.down.bits
 
@@ -139,7 +138,7 @@ class _Product:
             rank=0 if up is None else up.shape[1], bits=bits, weight_bits=self.weight.bits,
             weight_groups=self.weight.groups, activation=ACTIVATIONS.index(activation), paired=active is not None,
         )  # fmt: skip
-        if self.up:
+        if self.up is not None:
             self.call.up, self.call.up_scales, self.call.branch_bits = at(self.up.panels), at(self.up.scales), self.up.bits
 
     def results(self, *outer: int) -> Tensor:

@@ -39,7 +39,7 @@ class Engine:
 
 
 class QuantizeKernel:
-    """aquatint::quantize to 8 bits a row, with its low-rank branch; called with x and what else varies."""
+    """aquatint::quantize to 8 bits a row, its low-rank branch from x itself; called with x and what else varies."""
 
     def __init__(
         self, engine: Engine, x: Any, smooth: Tensor | None = None, down: Tensor | None = None, gain: Any = None,

@@ -59,10 +59,11 @@ struct Halves {
     static void project_in_use(const QuantizeCall& call, const Number* block, int64_t first, int64_t count) {
         alignas(64) float sums[kPair * kPair];
         int64_t tall = tile_row(call.k);
+        const auto* down = static_cast<const int16_t*>(call.down);
         for (int64_t panel = 0; panel < P::count(call.rank); ++panel)
             tile_pairs(count, [&](auto Both, int64_t row) {
                 TileRows from = {block + row / kTileRows * tall / 2, 64, kTileBytes, tall};
-                multiply_tiles<Number, Both.value>(from, static_cast<const int16_t*>(call.down) + panel * call.k * P::kColumns, deep(call.k), sums);
+                multiply_tiles<Number, Both.value>(from, down + panel * call.k * P::kColumns, deep(call.k), sums);
                 for (int64_t r = 0; r < std::min(kPair, count - row); ++r) {
                     const float* line = sums + r * kPair;
                     store_some<V>(call.h + (first + row + r) * call.rank + panel * P::kColumns, V::load(line),

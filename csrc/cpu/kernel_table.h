@@ -24,14 +24,14 @@ struct QuantizeCall {
     const float* down_scales;
     Spread gain, offset;  // of k numbers
     int64_t m, k, rank, group;
-    float eps;           // of a layer norm before all else; negative: none
-    int32_t activation;  // behind gain and offset
-    int32_t bits;        // 4: codes are packed in pairs, scales rounded to bfloat16;  8: neither
-    int32_t branch_bits;  // 16, or 8 with wide sums alone: bytes.h
-    int8_t* codes;       // (m, k) or (m, k / 2)
-    float* scales;       // (m, k / group)
-    float* h;            // (m, rank) or null
-    int64_t threads;     // that share the work; no number depends on it
+    float eps;            // of a layer norm before all else; negative: none
+    int32_t activation;   // behind gain and offset
+    int32_t bits;         // 4: codes are packed in pairs, scales rounded to bfloat16;  8: neither
+    int32_t branch_bits;  // 16, or 8 with wide sums and without tiles: bytes.h
+    int8_t* codes;        // (m, k) or (m, k / 2)
+    float* scales;        // (m, k / group)
+    float* h;             // (m, rank) or null
+    int64_t threads;      // that share the work; no number depends on it
 };
 
 // The places that a convolution reads: row (b, y, x) of its product is the image's pixels at

@@ -53,30 +53,28 @@ struct Quantize {
             if (call.bits == 8)
                 by_row(call, first + row, x);
             else
-                scales[row] = in_bytes(x, call.k, by_group(call, first + row, x), side + row * call.k);
+                scales[row] = in_bytes(call, first + row, by_group(call, first + row, x), x, side + row * call.k);
         }
         Bytes<V>::project(call, side, scales, first, count);
     }
 
-    static float in_bytes(const float* x, int64_t count, float largest, int8_t* codes) {
-        float scale = group_scale(largest, 127.0f);
-        auto inverse = V::set(1.0f / scale);
-        for (int64_t i = 0; i < count; i += V::width) V::store_codes(codes + i, V::mul(V::load(x + i), inverse));
-        return scale;
-    }
-
     // A row with one scale, in 8 bits; what was encoded is left in x, and its largest magnitude returned.
     static float by_row(const QuantizeCall& call, int64_t row, float* x) {
-        float largest = float_of(Prologue<V>(call, row).read(0, call.k, x)), scale = group_scale(largest, 127.0f);
+        float largest = float_of(Prologue<V>(call, row).read(0, call.k, x));
+        call.scales[row] = in_bytes(call, row, largest, x, call.codes + row * call.k);
+        return largest;
+    }
+
+    // x, which was made of a row and has this largest magnitude, as codes of 8 bits; returns their scale.
+    static float in_bytes(const QuantizeCall& call, int64_t row, float largest, const float* x, int8_t* codes) {
+        float scale = group_scale(largest, 127.0f);
         auto inverse = V::set(1.0f / scale);
-        int8_t* codes = call.codes + row * call.k;
-        call.scales[row] = scale;
         const float* next = call.x + (row + 1) * call.k;  // fetched while this one needs no memory
         for (int64_t i = 0; i < call.k; i += V::width) {
             __builtin_prefetch(next + i);
             V::store_codes(codes + i, V::mul(V::load(x + i), inverse));
         }
-        return largest;
+        return scale;
     }
 
     // A row with a scale for each group, in 4 bits.

@@ -33,7 +33,7 @@ struct Rows {
     const float* scales;
     const void* h;          // (count, rank) as words.h, halves.h or bytes.h has them
     const float* h_scales;
-    const int32_t* h_starts;  // of bytes
+    const int32_t* h_starts;  // where sums over bytes start
     const int64_t* gate;    // (count): where each row's gate begins, and its residual; null without
     const int64_t* residual;
     Places code, start, scale;
