@@ -3,6 +3,7 @@
 # make fuzz   the same tests on cases that are drawn anew
 # make lint   ruff and pyright alone
 # make cuda   the CUDA kernels, for every architecture that they are written for; needs nvcc, and no GPU
+# make emulated   some of the CUDA kernels on a CPU, as the tests run them
 # make peers  the peers of benchmarks/cpu_peers.py, each into an environment of its own
 
 PYTHON ?= python3
@@ -11,12 +12,12 @@ NVCC ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) /usr/local
 LIBRARY := build/cpu/libaquatint_cpu.so
 SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) csrc/CMakeLists.txt
 
-.PHONY: demo test fuzz lint setup cuda peers clean
+.PHONY: demo test fuzz lint setup cuda emulated peers clean
 
 demo: setup
 	PYTHONPATH=. $(BIN)/python -m aquatint demo
 
-test: setup lint build/peers/optimum/ready $(if $(NVCC),cuda)
+test: setup lint build/peers/optimum/ready emulated $(if $(NVCC),cuda)
 	$(BIN)/python -m pytest
 
 fuzz: setup
@@ -39,14 +40,25 @@ $(LIBRARY): .venv/ready $(SOURCES)
 	$(BIN)/cmake -S csrc -B build/cpu -DCMAKE_BUILD_TYPE=Release
 	$(BIN)/cmake --build build/cpu --parallel
 
-HOPPER := -gencode=arch=compute_90a,code=sm_90a
-cuda: $(patsubst %,build/cuda/%.fatbin,product_w4 product_w8 quantize ceiling)
-build/cuda/product_w%.fatbin: csrc/cuda/product_sm90.cu $(wildcard csrc/cuda/*.h)
+CUDA_HEADERS := $(wildcard csrc/cuda/*.h) csrc/common/codec.h
+FATBIN = $(NVCC) -std=c++17 -O3 -Icsrc -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1
+cuda: $(patsubst %,build/cuda/%.fatbin,product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90 product_sm80 quantize_sm80)
+build/cuda/product_w%_sm90.fatbin: csrc/cuda/product_sm90.cu $(CUDA_HEADERS)
 	@mkdir -p $(@D)
-	$(NVCC) -std=c++17 -O3 -Icsrc $(HOPPER) -DAQ_BITS=$* -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1 || (cat $(@:.fatbin=.log); false)
-build/cuda/%.fatbin: csrc/cuda/%_sm90.cu $(wildcard csrc/cuda/*.h) csrc/common/codec.h
+	$(FATBIN) -gencode=arch=compute_90a,code=sm_90a -DAQ_BITS=$* || (cat $(@:.fatbin=.log); false)
+build/cuda/%_sm90.fatbin: csrc/cuda/%_sm90.cu $(CUDA_HEADERS)
 	@mkdir -p $(@D)
-	$(NVCC) -std=c++17 -O3 -Icsrc $(HOPPER) -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1 || (cat $(@:.fatbin=.log); false)
+	$(FATBIN) -gencode=arch=compute_90a,code=sm_90a || (cat $(@:.fatbin=.log); false)
+build/cuda/%_sm80.fatbin: csrc/cuda/%_sm80.cu $(CUDA_HEADERS)
+	@mkdir -p $(@D)
+	$(FATBIN) $(foreach sm,80 86 89 90 120,-gencode=arch=compute_$(sm),code=sm_$(sm)) || (cat $(@:.fatbin=.log); false)
+
+# The same kernels on a CPU, to be tested where there is no GPU.
+EMULATOR := $(wildcard tests/native/emulator/*.h tests/native/emulator/cuda/*.h)
+emulated: $(patsubst tests/native/emulator/%.cpp,build/emulated/%.so,$(wildcard tests/native/emulator/*.cpp))
+build/emulated/%.so: tests/native/emulator/%.cpp csrc/cuda/%.cu $(CUDA_HEADERS) $(EMULATOR)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -O2 -fPIC -shared -fno-strict-aliasing -ffp-contract=off -Itests/native/emulator -Icsrc $< -o $@
 
 # Their own packages on top of ours: torch, numpy and diffusers are the ones that we measure with.
 PEERS := openvino onnxruntime torchao bitsandbytes quanto optimum

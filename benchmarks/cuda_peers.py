@@ -25,8 +25,10 @@ from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.cuda import cuda, file
 from aquatint.runtime.cuda_calls import at_struct
+from aquatint.runtime.cuda_driver import driver
 from aquatint.runtime.cuda_kernels import Engine, GemmKernel, QuantizeKernel
-from aquatint.runtime.cuda_launch import TOKENS, Launch
+from aquatint.runtime.cuda_launch import Launch
+from aquatint.runtime.cuda_sm90 import SHARED, TOKENS
 from benchmarks.records import markdown, write_record
 
 SHAPES = ((4608, 3072, 12288), (4608, 12288, 3072), (4608, 3072, 9216), (1024, 1152, 4608), (16384, 2240, 5600))
@@ -72,14 +74,14 @@ def ours(engine: Engine, found: Layer, format: str, rank: int) -> tuple[Run, Run
 
 def bare_loop(engine: Engine, shape: tuple[int, int, int]) -> Run:
     """The multiply-adds of a product (M, K, N), on every multiprocessor."""
-    module = engine.driver.load(file("ceiling"))
+    module = driver().load(file("ceiling_sm90"), SHARED)
     data = torch.randint(-127, 128, (32768,), device="cuda", dtype=torch.int8)
     out = torch.empty(engine.multiprocessors * 256, dtype=torch.int32, device="cuda")
     m, k, n = shape
     rounds = max(1, round(m * k * n / (engine.multiprocessors * 128 * 256 * 128)))
-    launch = Launch("ceiling_bytes", engine.multiprocessors, 256, 34 * 1024)
+    launch = Launch("ceiling_sm90", "ceiling_bytes", engine.multiprocessors, 256, 34 * 1024)
     arguments = [at_struct(data), at_struct(out), at_struct(rounds)]
-    return lambda: module.launch(launch, arguments, engine.stream)
+    return lambda: module.launch(launch, arguments, engine.stream())
 
 
 def torch_bf16(found: Layer) -> Run:

@@ -1,4 +1,4 @@
-"""The CUDA target: Hopper's tensor cores for 4- and 8-bit weights with their low-rank branch, the rest by its meaning there.
+"""The CUDA target: tensor cores for 4- and 8-bit weights with their low-rank branch, the rest by its meaning on the GPU.
 
 The kernels are fatbins: data that no torch version is in, loaded by CUDA's driver and launched on torch's stream.
 """
@@ -16,10 +16,20 @@ from torch import Tensor
 
 from aquatint.runtime.cuda_driver import CudaError, driver
 from aquatint.runtime.cuda_kernels import MOST_RANKS, NUMBERS, Engine, GemmKernel, QuantizeKernel
+from aquatint.runtime.cuda_launch import Family
+from aquatint.runtime.cuda_sm80 import SM80, SM120
+from aquatint.runtime.cuda_sm90 import SM90
 
-FILES = ("quantize", "product_w4", "product_w8")
-WEIGHT_FORMATS = ("int4-g64-whole", "int8")
-HOPPER = (9, 0)
+# By compute capability: the kernels for it, and how many bytes of shared memory a block may have.
+FAMILIES = {
+    (8, 0): (SM80, 166912),
+    (8, 6): (SM80, 101376),
+    (8, 7): (SM80, 166912),
+    (8, 9): (SM80, 101376),
+    (9, 0): (SM90, 232448),
+    (12, 0): (SM120, 101376),
+    (12, 1): (SM120, 101376),
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class Kernel:
     """One compiled kernel: the operator that it serves, why it can't serve a call (or None), and how it is made."""
 
     operator: str
-    refusal: Callable[..., str | None]
+    refusal: Callable[..., str | None]  # called with the family first
     make: Callable[..., Callable[..., Any]]
 
 
@@ -42,7 +52,9 @@ class Cuda:
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.engine is None:
             return None
-        found = next((k for k in KERNELS if k.operator == operator and k.refusal(*args, **kwargs) is None), None)
+        found = next(
+            (k for k in KERNELS if k.operator == operator and k.refusal(self.engine.family, *args, **kwargs) is None), None
+        )
         return found.make(self.engine, *args, **kwargs) if found else None
 
     def gates(self, columns: int) -> bool:
@@ -64,15 +76,20 @@ def cuda() -> Cuda:
         return Cuda(None, device)
 
 
-def engine(device: torch.device) -> Engine:
-    """The kernels of a device. OSError or CudaError saying what is missing."""
-    if torch.cuda.get_device_capability(device) != HOPPER:
-        major, minor = torch.cuda.get_device_capability(device)
-        raise OSError(f"{torch.cuda.get_device_name(device)} is sm_{major}{minor}, and so far they are for sm_90 alone")
+def engine(device: torch.device, family: Family | None = None) -> Engine:
+    """The kernels of a device, or of an older family that runs there too. OSError or CudaError saying what is missing."""
+    capability = torch.cuda.get_device_capability(device)
+    if capability not in FAMILIES:
+        known = ", ".join(f"sm_{major}{minor}" for major, minor in FAMILIES)
+        raise OSError(f"{torch.cuda.get_device_name(device)} is sm_{capability[0]}{capability[1]}, and they are for {known}")
     torch.zeros(1, device=device)  # makes the context that the driver works in
-    loaded = driver()
-    modules = {name: loaded.load(file(name)) for name in FILES}
-    return Engine(loaded, device, torch.cuda.get_device_properties(device).multi_processor_count, modules)
+    loaded, (newest, shared) = driver(), FAMILIES[capability]
+    family = family or newest
+    modules = {name: loaded.load(file(name), shared) for name in family.files}
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    return Engine(
+        family, device, multiprocessors, modules, loaded.tensor_map, lambda: torch.cuda.current_stream(device).cuda_stream
+    )
 
 
 def folders() -> tuple[Path, Path]:
@@ -90,9 +107,11 @@ def file(name: str) -> Path:
     return found
 
 
-def quantize_refusal(x: Any, smooth: Any = None, down: Any = None, *affine: Any, format: str, **options: Any) -> str | None:
-    """Why there is no kernel for this quantize, or None."""
-    if format != "int8":
+def quantize_refusal(
+    family: Family, x: Any, smooth: Any = None, down: Any = None, *affine: Any, format: str, **options: Any
+) -> str | None:
+    """Why the family has no kernel for this quantize, or None."""
+    if format not in family.formats:
         return f"no kernel quantizes to {format}"
     if isinstance(down, Tensor) and (len(down) > MOST_RANKS or len(down) % 8):
         return f"rank {len(down)} is above {MOST_RANKS}, or not a multiple of 8"
@@ -100,11 +119,11 @@ def quantize_refusal(x: Any, smooth: Any = None, down: Any = None, *affine: Any,
 
 
 def product_refusal(
-    codes: Any, scales: Any, weight: Any, weight_scales: Any, bias: Any = None, h: Any = None, up: Any = None, *,
-    formats: tuple[str | None, str], dtype: torch.dtype, **options: Any,
+    family: Family, codes: Any, scales: Any, weight: Any, weight_scales: Any, bias: Any = None, h: Any = None,
+    up: Any = None, *, formats: tuple[str | None, str], dtype: torch.dtype, **options: Any,
 ) -> str | None:  # fmt: skip
-    """Why there is no kernel for this product, or None."""
-    if formats[0] != "int8" or formats[1] not in WEIGHT_FORMATS:
+    """Why the family has no kernel for this product, or None."""
+    if tuple(formats) not in family.products:
         return f"no kernel multiplies {formats[0] or 'plain numbers'} by {formats[1]}"
     if not (isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and _fixed(bias) and _fixed(up)):
         return "weight, bias or up-projection is not fixed"

@@ -18,10 +18,10 @@ class ProductCall(ctypes.Structure):
     """As in csrc/cuda/product_call.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "x_scales", "w_scales", "bias", "h", "up")),
+        *((name, ctypes.c_void_p) for name in ("codes", "weight", "x_scales", "w_scales", "bias", "h", "up")),
         *((name, Spread) for name in ("gate", "residual")),
         ("y", ctypes.c_void_p),
-        *((name, ctypes.c_int) for name in ("m", "n", "rank", "activation", "m_tiles", "n_tiles", "k_tiles")),
+        *((name, ctypes.c_int) for name in ("m", "n", "k", "rank", "activation", "m_tiles", "n_tiles", "k_tiles")),
     ]
 
 

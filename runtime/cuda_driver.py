@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aquatint.runtime.cuda_launch import SHARED, Launch
+from aquatint.runtime.cuda_launch import Launch
 
 MAX_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 CLUSTER, OVERLAP = 4, 6  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, _PROGRAMMATIC_STREAM_SERIALIZATION
@@ -54,11 +54,11 @@ class Driver:
         self.library.cuGetErrorString(status, ctypes.byref(word))
         raise CudaError(f"{what}: {(word.value or b'unknown error').decode()} (CUDA error {status})")
 
-    def load(self, path: Path) -> Module:
-        """The kernels in a fatbin or cubin."""
+    def load(self, path: Path, shared: int) -> Module:
+        """The kernels in a fatbin or cubin; a block may have so many bytes of shared memory."""
         handle = ctypes.c_void_p()
         self.check(self.library.cuModuleLoadData(ctypes.byref(handle), path.read_bytes()), f"loading {path}")
-        return Module(self, handle, path)
+        return Module(self, handle, path, shared)
 
     def tensor_map(self, address: int, rows: int, columns: int, box: tuple[int, int]) -> ctypes.Array[ctypes.c_char]:
         """A matrix (rows, columns) of bytes for the copy engine, read in boxes (rows, 128) and swizzled by 128 bytes.
@@ -84,6 +84,7 @@ class Module:
     driver: Driver
     handle: ctypes.c_void_p
     path: Path
+    shared: int
     found: dict[str, ctypes.c_void_p] = field(default_factory=dict)
 
     def kernel(self, name: str) -> ctypes.c_void_p:
@@ -93,18 +94,11 @@ class Module:
         found = ctypes.c_void_p()
         library = self.driver.library
         self.driver.check(library.cuModuleGetFunction(ctypes.byref(found), self.handle, name.encode()), f"{self.path}: {name}")
-        self.driver.check(library.cuFuncSetAttribute(found, MAX_SHARED, SHARED), f"{name} with {SHARED} bytes of shared memory")
+        self.driver.check(
+            library.cuFuncSetAttribute(found, MAX_SHARED, self.shared), f"{name} with {self.shared} bytes of shared memory"
+        )
         self.found[name] = found
         return found
-
-    def clusters_at_once(self, launch: Launch) -> int:
-        """How many clusters of this launch the device holds at a time; parts of a GPU with a few blocks left hold none."""
-        count = ctypes.c_int()
-        status = self.driver.library.cuOccupancyMaxActiveClusters(
-            ctypes.byref(count), self.kernel(launch.kernel), ctypes.byref(_config(launch, 0))
-        )
-        self.driver.check(status, f"clusters of {launch.kernel}")
-        return count.value
 
     def launch(self, launch: Launch, arguments: Sequence[ctypes.Structure | ctypes.Array], stream: int) -> None:
         """Start a kernel; `arguments` are structs passed by value."""
@@ -116,11 +110,11 @@ class Module:
 
 
 def _config(launch: Launch, stream: int) -> _Config:
-    attributes = (_Attribute * 2)()
-    attributes[0].id, attributes[1].id = OVERLAP, CLUSTER
-    attributes[0].value[0] = 1  # it may begin while the kernel before it ends, and awaits that one's results itself
-    attributes[1].value[:3] = (launch.cluster, 1, 1)
-    return _Config(launch.grid, 1, 1, launch.block, 1, 1, launch.shared, stream, attributes, 1 + int(launch.cluster > 1))
+    attributes, count = (_Attribute * 2)(), 0
+    for wanted, kind, value in ((launch.overlaps, OVERLAP, (1,)), (launch.cluster > 1, CLUSTER, (launch.cluster, 1, 1))):
+        if wanted:
+            attributes[count].id, attributes[count].value[: len(value)], count = kind, value, count + 1
+    return _Config(launch.grid, 1, 1, launch.block, 1, 1, launch.shared, stream, attributes, count)
 
 
 @functools.cache

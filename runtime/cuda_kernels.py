@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,44 +15,56 @@ from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at, can_spread
 from aquatint.runtime.cuda_calls import ACTIVATIONS, ProductCall, QuantizeCall, Spread
-from aquatint.runtime.cuda_driver import Driver, Module
-from aquatint.runtime.cuda_launch import OUTPUTS, can_quantize, product_plan, quantize_plan, slices_for
-from aquatint.runtime.cuda_pack import packed_bytes, packed_down, packed_nibbles, packed_up
+from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, slices_for
+from aquatint.runtime.cuda_pack import packed_bytes, packed_groups, packed_nibbles, packed_up
 
 MOST_RANKS = 64
 NUMBERS = torch.bfloat16  # what the kernels read and write
+CODES = {4: torch.uint8, 8: torch.int8}
+
+
+class Kernels(Protocol):
+    """A file's kernels, to be started: `cuda_driver.Module`, or what stands for it where there is no GPU."""
+
+    def launch(self, launch: Launch, arguments: Sequence[Any], stream: int) -> None: ...
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A device with the kernels for it, by file."""
+    """A device with the kernels for it, by file.
 
-    driver: Driver
+    tensor_map  describes a matrix (address, rows, columns, box) to the copy engine
+    stream      the one that is torch's now
+    tokens      of a tile; None: what suits the shape
+    """
+
+    family: Family
     device: torch.device
     multiprocessors: int
-    modules: dict[str, Module]
-    tokens: int | None = None  # of a tile; None: what suits the shape
+    modules: Mapping[str, Kernels]
+    tensor_map: Callable[[int, int, int, tuple[int, int]], Any]
+    stream: Callable[[], int]
+    tokens: int | None = None
 
-    @property
-    def stream(self) -> int:
-        return torch.cuda.current_stream(self.device).cuda_stream
+    def launch(self, launch: Launch, arguments: Sequence[Any]) -> None:
+        self.modules[launch.file].launch(launch, arguments, self.stream())
 
 
 class QuantizeKernel:
-    """aquatint::quantize to 8 bits a row, its low-rank branch from x itself; called with x and what else varies."""
+    """aquatint::quantize to 8 bits a row or 4 a group, its low-rank branch from x; called with x and what else varies."""
 
     def __init__(
         self, engine: Engine, x: Any, smooth: Tensor | None = None, down: Tensor | None = None, gain: Any = None,
         offset: Any = None, *, format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
         branch: str | None = None,
     ) -> None:  # fmt: skip
-        self.engine, self.axis, self.affine = engine, axis, (gain, offset)
+        self.engine, self.axis, self.affine, self.format = engine, axis, (gain, offset), format_named(format)
         self.rank = 0 if down is None else len(down)
         self.smooth = None if smooth is None else smooth.to(engine.device, torch.float32).contiguous()
         self.down = None
         if down is not None:
             scaled = down.float() if smooth is None else down.float() * smooth.float()
-            self.down = packed_down(scaled.to(engine.device), slices_for(self.rank))
+            self.down = engine.family.packed_down(scaled.to(engine.device), slices_for(self.rank))
         self.call = QuantizeCall(
             smooth=at(self.smooth), down=at(self.down), rank=self.rank, eps=-1.0 if eps is None else eps,
             activation=ACTIVATIONS.index(activation),
@@ -61,28 +73,29 @@ class QuantizeKernel:
     def fits(self, x: Tensor, *varying: Tensor) -> bool:
         rows = x.movedim(self.axis, -1)
         vectors = ops.filled(self.affine, varying)
-        possible = x.dtype == NUMBERS and rows.shape[-1] % 16 == 0 and can_quantize(rows.shape[-1], self.rank)
+        k = rows.shape[-1]
+        possible = x.dtype == NUMBERS and k % (self.format.group or 16) == 0 and self.engine.family.fits(k, self.rank)
         return possible and all(can_spread(v, rows.shape) for v in vectors)
 
     def __call__(self, x: Tensor, *varying: Tensor) -> tuple[Tensor, ...]:
         rows = x.movedim(self.axis, -1).contiguous()
         *outer, k = rows.shape
         m = rows.numel() // k
-        codes = torch.empty(*outer, k, dtype=torch.int8, device=x.device)
-        scales = torch.empty(*outer, 1, device=x.device)
+        codes = torch.empty(*outer, k * self.format.bits // 8, dtype=CODES[self.format.bits], device=x.device)
+        scales = torch.empty(*outer, k // (self.format.group or k), dtype=getattr(torch, self.format.scale), device=x.device)
         h = torch.empty(*outer, self.rank, device=x.device) if self.rank else None
         gain, offset = (spread(v, rows.shape) for v in ops.filled(self.affine, varying))
-        plan = quantize_plan(m, k, self.rank, self.engine.multiprocessors)
+        plan = self.engine.family.quantize(m, k, self.rank, self.format.name, self.engine.multiprocessors)
         call = QuantizeCall.from_buffer_copy(self.call)
         call.x, call.gain, call.offset = at(rows), gain[0], offset[0]
         call.codes, call.scales, call.h = at(codes), at(scales), at(h)
         call.m, call.k, call.blocks, call.share, call.rooms = m, k, plan.blocks, plan.share, 1
-        self.engine.modules["quantize"].launch(plan.launch, [call], self.engine.stream)
+        self.engine.launch(plan.launch, [call])
         return (codes, scales) if h is None else (codes, scales, h)
 
 
 class GemmKernel:
-    """aquatint::gemm of 8-bit rows by weights of 4 or 8 bits; called with codes, scales and what varies: h, gate, residual."""
+    """aquatint::gemm of activations and weights of 4 or 8 bits; called with codes, scales and h, gate, residual."""
 
     def __init__(
         self, engine: Engine, codes: Any, scales: Any, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
@@ -90,17 +103,12 @@ class GemmKernel:
         formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None, gate: Any = None, residual: Any = None,
     ) -> None:  # fmt: skip
         self.engine, self.dtype, self.epilogue, self.branch = engine, dtype, (gate, residual), int(h is not None)
-        stored, self.n = format_named(formats[1]), len(weight)
-        self.bits = stored.bits
+        self.formats, self.n = (formats[0], formats[1]), len(weight)
         self.rank = up.shape[1] if up is not None and self.branch else 0
         whole = ceil(self.n / OUTPUTS) * OUTPUTS
         place = engine.device
-        if self.bits == 8:
-            self.weight, by_row = packed_bytes(weight.to(place), whole), weight_scales[:, 0]
-        else:
-            row, groups = stored.split_scales(weight_scales)
-            self.weight, by_row = packed_nibbles(weight.to(place), groups.to(place, torch.uint8), whole), row[:, 0]
-        self.scales = F.pad(by_row.to(place, torch.float32), (0, whole - self.n))
+        self.weight, by_row = packed_weight(weight.to(place), weight_scales.to(place), formats, whole)
+        self.scales = None if by_row is None else F.pad(by_row.float(), (0, whole - self.n))
         self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.n))
         self.up = packed_up(up.to(place), whole, slices_for(self.rank)) if up is not None and self.branch else None
         self.call = ProductCall(
@@ -113,19 +121,30 @@ class GemmKernel:
         return all(can_spread(v, shape) for v in ops.filled(self.epilogue, values[1 + self.branch :]))
 
     def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
-        *outer, k = codes.shape
-        m = codes.numel() // k
+        *outer, pitch = codes.shape
+        m, k = codes.numel() // pitch, pitch * 8 // format_named(self.formats[0]).bits
         y = torch.empty(*outer, self.n, dtype=self.dtype, device=codes.device)
         h = varying[0] if self.branch else None
         gate, residual = (spread(v, y.shape) for v in ops.filled(self.epilogue, varying[self.branch :]))
-        plan = product_plan(m, self.n, k, self.bits, self.rank, self.engine.multiprocessors, self.engine.tokens)
+        engine = self.engine
+        plan = engine.family.product(m, self.n, k, self.formats, self.rank, engine.multiprocessors, engine.tokens)
         call = ProductCall.from_buffer_copy(self.call)
-        call.x_scales, call.h, call.y, call.m = at(scales), at(h), at(y), m
+        call.codes, call.x_scales, call.h, call.y, call.m, call.k = at(codes), at(scales), at(h), at(y), m, k
         call.gate, call.residual = gate[0], residual[0]
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
-        x = self.engine.driver.tensor_map(codes.data_ptr(), m, k, plan.box)
-        self.engine.modules[f"product_w{self.bits}"].launch(plan.launch, [x, call], self.engine.stream)
+        fetched = [engine.tensor_map(codes.data_ptr(), m, pitch, plan.box)] if plan.box else []
+        engine.launch(plan.launch, [*fetched, call])
         return y
+
+
+def packed_weight(weight: Tensor, scales: Tensor, formats: tuple[str, str], outputs: int) -> tuple[Tensor, Tensor | None]:
+    """A weight as the kernels of its formats read it, and the scale of each row where that is one by itself."""
+    if formats[1] == "int8":
+        return packed_bytes(weight, outputs), scales[:, 0]
+    if format_named(formats[0]).group:
+        return packed_groups(weight, scales, outputs), None
+    row, groups = format_named(formats[1]).split_scales(scales)
+    return packed_nibbles(weight, groups.to(torch.uint8), outputs), row[:, 0]
 
 
 def spread(vectors: Tensor | None, shape: Sequence[int]) -> tuple[Spread, Tensor | None]:

@@ -32,6 +32,20 @@ def packed_nibbles(codes: Tensor, scales: Tensor, outputs: int) -> Tensor:
     return torch.cat([words.flatten(2), by_row.flatten(2)], -1).contiguous()
 
 
+def packed_groups(codes: Tensor, scales: Tensor, outputs: int) -> Tensor:
+    """Codes of 4 bits (N, K / 2) and their groups' scales (N, K / 64) -> blocks (N / 128, K / 256, 17408) of bytes.
+
+    For products of 4 by 4 bits, "Matrix Fragments for mma.m16n8k64": see csrc/cuda/operands_sm80.h.
+    """
+    whole = F.pad(codes, (0, -codes.shape[1] % TILE, 0, outputs - len(codes)))
+    # N: block, 64 outputs, part, half, row; K: block, group, half, quad, byte
+    parts = whole.view(torch.uint8).view(-1, 2, 4, 2, 8, whole.shape[1] // TILE, 4, 2, 4, 4)
+    words = parts.permute(0, 5, 6, 1, 2, 4, 8, 7, 3, 9).reshape(-1, whole.shape[1] // TILE, TILE * TILE)
+    groups = F.pad(scales.bfloat16(), (0, -scales.shape[1] % 4, 0, outputs - len(scales)))
+    by_row = groups.view(-1, 2, 4, 2, 8, groups.shape[1] // 4, 4).permute(0, 5, 6, 1, 2, 4, 3).contiguous().view(torch.uint8)
+    return torch.cat([words, by_row.flatten(2)], -1).contiguous()
+
+
 def packed_up(up: Tensor, outputs: int, slices: int) -> Tensor:
     """An up-projection (N, r) in bfloat16 -> (N / 64, slices, 128, 8), zeros beyond."""
     whole = F.pad(up.bfloat16(), (0, 16 * slices - up.shape[1], 0, outputs - len(up)))
@@ -44,6 +58,12 @@ def packed_down(down: Tensor, slices: int) -> Tensor:
     whole = F.pad(down.bfloat16(), (0, 0, 0, 16 * slices - len(down)))
     # (slice, tile, rank, K / 16, half, quad, pair) -> K / 16, slice, rank, quad, tile, half, pair
     return whole.view(slices, 2, 8, -1, 2, 4, 2).permute(3, 0, 2, 5, 1, 4, 6).reshape(-1, slices, 32, 8).contiguous()
+
+
+def packed_down_by_lanes(down: Tensor, slices: int) -> Tensor:
+    """A down-projection (r, K) in bfloat16 -> (K / 32, 2 slices, 32, 8), zeros beyond: a lane reads eight neighbours."""
+    whole = F.pad(down.bfloat16(), (0, -down.shape[1] % 32, 0, 16 * slices - len(down)))
+    return whole.view(2 * slices, 8, -1, 4, 8).permute(2, 0, 1, 3, 4).reshape(-1, 2 * slices, 32, 8).contiguous()
 
 
 def _whole(codes: Tensor, outputs: int) -> Tensor:

@@ -1,8 +1,9 @@
 // What follows a product while its results are in registers: the activation, and the way out through shared memory, turned.
 #pragma once
 
-#include "cuda/hopper.h"
+#include "cuda/ampere.h"
 #include "cuda/product_call.h"
+#include "cuda/swizzle.h"
 
 namespace aquatint {
 
@@ -11,12 +12,6 @@ constexpr int kPitch = 48;                      // bytes a token: a warp's 16 ou
 constexpr int kOutgoing = 2 * kAtOnce * kPitch;  // bytes a warp: one part leaves while the next is worked on
 
 enum Activation { kNone, kGelu, kGeluTanh, kSilu };  // in the order of runtime/cuda_calls.py
-
-__device__ inline uint32_t two_halves(float low, float high) {
-    uint32_t packed;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-    return packed;
-}
 
 __device__ inline uint4 eight_halves(const float* values) {
     float4 a = reinterpret_cast<const float4*>(values)[0], b = reinterpret_cast<const float4*>(values)[1];
@@ -40,27 +35,6 @@ struct Curve {
     }
 };
 
-// D (16 outputs, 8 tokens) += A (16 outputs, 16 ranks) B (8 tokens, 16 ranks)^T
-__device__ inline void branch_product(float (&d)[4], const uint4& a, uint32_t b_low, uint32_t b_high) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b_low), "r"(b_high));
-}
-
-__device__ inline uint4 load_matrices(const void* from) {
-    uint4 found;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(found.x), "=r"(found.y), "=r"(found.z), "=r"(found.w)
-                 : "r"(shared_address(from)));
-    return found;
-}
-
-__device__ inline void store_turned(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "r"(a),
-                 "r"(b), "r"(c), "r"(d)
-                 : "memory");
-}
-
 __device__ inline uint32_t combined(uint32_t y, uint32_t other, bool times) {
     auto a = __bfloat1622float2(reinterpret_cast<__nv_bfloat162&>(y));
     auto b = __bfloat1622float2(reinterpret_cast<__nv_bfloat162&>(other));
@@ -81,7 +55,7 @@ struct Channels {
 
     __device__ Channels(const ProductCall& call, int group, int thread) {
         int row = group * 64 + thread / 32 * 16 + thread % 32 / 4;
-        scale = {call.w_scales[row], call.w_scales[row + 8]};
+        scale = call.w_scales ? float2{call.w_scales[row], call.w_scales[row + 8]} : float2{0.0f, 0.0f};
         bias = call.bias ? float2{call.bias[row], call.bias[row + 8]} : float2{0.0f, 0.0f};
 #pragma unroll
         for (int i = 0; i < Slices; ++i) up[i] = call.up[(int64_t(group) * Slices + i) * 128 + thread];
@@ -90,17 +64,17 @@ struct Channels {
 
 // A warp's 16 outputs of 2 Count tokens: of tokens 8 j + lane % 4 * 2 and the next a thread holds its two outputs each.
 //
-// Warps do not wait for each other: 16 outputs of a token are a sector of memory.
-template <int Slices, int Count>
+// Warps do not wait for each other: 16 outputs of a token are a sector of memory. Sums of integers are scaled here; floats are.
+template <int Slices, int Count, class Sum = int>
 struct Leaving {
     static constexpr int kTokens = 2 * Count, kTiles = kAtOnce / 8;
     const ProductCall& call;
     const Channels<Slices>& channels;
-    const float* scales;    // of the tokens
+    const float* scales;    // of the tokens, where sums are integers
     const uint8_t* branch;  // tokens by ranks, swizzled
     uint8_t* outgoing;
 
-    __device__ void run(const int (&sums)[Count], int first_row, int first_column, int lane) const {
+    __device__ void run(const Sum (&sums)[Count], int first_row, int first_column, int lane) const {
         Curve curve(call.activation);
 #pragma unroll
         for (int first = 0; first < kTokens; first += kAtOnce) {
@@ -114,8 +88,7 @@ struct Leaving {
             uint8_t* part = outgoing + first / kAtOnce % 2 * (kAtOnce * kPitch);
 #pragma unroll
             for (int i = 0; i < kTiles; i += 2)
-                store_turned(part + (i * 8 + lane / 16 * 8 + lane % 8) * kPitch + lane / 8 % 2 * 16,
-                             two_halves(y[i][0], y[i][1]), two_halves(y[i][2], y[i][3]),
+                store_turned(part + i * 8 * kPitch, kPitch, lane, two_halves(y[i][0], y[i][1]), two_halves(y[i][2], y[i][3]),
                              two_halves(y[i + 1][0], y[i + 1][1]), two_halves(y[i + 1][2], y[i + 1][3]));
             __syncwarp();
             send(part, first_row + first, first_column, lane);
@@ -134,6 +107,11 @@ struct Leaving {
         }
     }
 
+    __device__ void scale(float (&y)[kTiles][4], const float* sums, int, int) const {
+#pragma unroll
+        for (int i = 0; i < kTiles * 4; ++i) y[i / 4][i % 4] = sums[i] + (i % 4 < 2 ? channels.bias.x : channels.bias.y);
+    }
+
     // Tile beside tile: a product need not wait for the one before it.
     __device__ void add_branch(float (&y)[kTiles][4], int token, int lane) const {
 #pragma unroll
@@ -143,9 +121,9 @@ struct Leaving {
             for (int i = 0; i < kTiles; ++i)
                 h[i] = load_matrices(branch + swizzled(token + 8 * i + lane % 8, 2 * slice + lane / 8));
 #pragma unroll
-            for (int i = 0; i < kTiles; ++i) branch_product(y[i], channels.up[slice], h[i].x, h[i].y);
+            for (int i = 0; i < kTiles; ++i) product(y[i], channels.up[slice], h[i].x, h[i].y);
 #pragma unroll
-            for (int i = 0; i < kTiles; ++i) branch_product(y[i], channels.up[slice + 1], h[i].z, h[i].w);
+            for (int i = 0; i < kTiles; ++i) product(y[i], channels.up[slice + 1], h[i].z, h[i].w);
         }
     }
 

@@ -4,14 +4,14 @@
 
 #include <cstdint>
 
+#include "cuda/ampere.h"
+
 namespace aquatint {
 
 // What the copy engine knows of a matrix: opaque here, made by the driver (cuTensorMapEncodeTiled).
 struct alignas(64) TensorMap {
     uint64_t opaque[16];
 };
-
-__device__ inline uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
 
 __device__ inline void barrier_init(uint64_t* barrier, uint32_t arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals));
@@ -89,9 +89,6 @@ __device__ inline uint64_t rows_of_128(const void* pointer) {
     constexpr uint64_t kSwizzle128 = uint64_t(1) << 62, kEightRows = uint64_t(1024 >> 4) << 32, kUnused = uint64_t(1) << 16;
     return uint64_t((shared_address(pointer) & 0x3ffff) >> 4) | kUnused | kEightRows | kSwizzle128;
 }
-
-// Where 16 bytes lie in such a row.
-__device__ inline uint32_t swizzled(uint32_t row, uint32_t chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
 
 // All blocks of a cluster come here; what they wrote to shared memory before is not promised to be seen.
 __device__ inline void cluster_meet() {

@@ -21,13 +21,15 @@ struct Spread {
 };
 
 struct ProductCall {
-    const uint8_t* weight;  // blocks of 128 outputs by 128 along K, in the order of the registers
-    const float *x_scales, *w_scales, *bias;
+    const uint8_t* codes;   // (M, K) in bytes, or two in a byte; where the copy engine fetches them, they are told to it instead
+    const uint8_t* weight;  // blocks of 128 outputs by 128 or 256 along K, in the order of the registers
+    const void* x_scales;   // float (M,), or a group's in bf16 (M, K / 64)
+    const float *w_scales, *bias;
     const float* h;   // (M, rank)
     const uint4* up;  // in the order of the registers
     Spread gate, residual;
     __nv_bfloat16* y;
-    int m, n, rank, activation;
+    int m, n, k, rank, activation;
     int m_tiles, n_tiles, k_tiles;  // n_tiles: of all blocks of a cluster together
 
     struct Tile {

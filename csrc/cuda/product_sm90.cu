@@ -88,7 +88,7 @@ struct Product {
             barrier_wait(&barriers->rows_empty, parity);
 #pragma unroll 1
             for (int row = thread; row < Tokens; row += 96)
-                scales[row] = first + row < call.m ? call.x_scales[first + row] : 0.0f;
+                scales[row] = first + row < call.m ? static_cast<const float*>(call.x_scales)[first + row] : 0.0f;
             if constexpr (Slices > 0) fetch_branch(first, thread);
             barrier_arrive(&barriers->rows_full);
         }
@@ -139,7 +139,9 @@ struct Product {
 
     __device__ void load(uint32_t (&a)[4][4], const Place& place, int group, int thread) const {
         barrier_wait(&barriers->full[place.stage], place.parity);
-        Stored::widen(a, stages + place.stage * kStage + kX, group, thread);
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            Stored::widen(reinterpret_cast<uint32_t(&)[2][4]>(a[2 * half]), stages + place.stage * kStage + kX, group, half, thread);
     }
 
     __device__ void step(int (&sums)[Tile::kRegisters], const uint32_t (&a)[4][4], Place& place, Place& before, int k) const {

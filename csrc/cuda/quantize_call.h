@@ -8,10 +8,11 @@ namespace aquatint {
 struct QuantizeCall {
     const __nv_bfloat16* x;
     const float* smooth;
-    const uint4* down;  // times smooth, in the order of the registers; zeros beyond rank
+    const uint4* down;  // times smooth, in the order of the registers of the kernel; zeros beyond rank
     Spread gain, offset;
-    int8_t* codes;
-    float *scales, *h;
+    int8_t* codes;  // (M, K), or two in a byte
+    void* scales;  // float (M,), or bf16 (M, K / 64)
+    float* h;
     int m, k, rank, activation;
     int blocks, share, rooms;  // of a cluster; columns of each, a multiple of 16; for so many rows at a time is there memory
     float eps;          // below zero: no norm

@@ -7,6 +7,7 @@
 
 #include "common/codec.h"
 #include "cuda/epilogue.h"
+#include "cuda/hopper.h"
 #include "cuda/quantize_call.h"
 
 namespace aquatint {
@@ -153,8 +154,8 @@ struct Quantize {
         most[1] = fmaxf(most[1], fmaxf(magnitude(a.y, by.near), magnitude(a.w, by.far)));
 #pragma unroll
         for (int i = 0; i < Slices; ++i) {
-            branch_product(h[2 * i], a, by.down[i].x, by.down[i].y);
-            branch_product(h[2 * i + 1], a, by.down[i].z, by.down[i].w);
+            product(h[2 * i], a, by.down[i].x, by.down[i].y);
+            product(h[2 * i + 1], a, by.down[i].z, by.down[i].w);
         }
     }
 
@@ -261,7 +262,7 @@ struct Quantize {
             float scale = group_scale(most, 127.0f);
             shared.inverse[threadIdx.x] = 1.0f / scale;
             int row = first_row + threadIdx.x;
-            if (first_column == 0 && row < call.m) call.scales[row] = scale;
+            if (first_column == 0 && row < call.m) static_cast<float*>(call.scales)[row] = scale;
         }
         __syncthreads();
         if constexpr (Slices > 0) project(cluster);

@@ -1,7 +1,7 @@
-// A block of a weight, 128 outputs by 128 along K, as a warpgroup reads it: each thread its registers of A, side by side.
+// A block of a weight, 128 outputs by 128 along K, as 128 threads read 64 of its outputs: each its registers of A, side by side.
 //
 // Packed by runtime/cuda_pack.py. Four products of k = 32 take four registers each: rows r and r + 8 in turn, bytes 4 q to
-// 4 q + 3 and then 16 further, for r = lane / 4, q = lane % 4 (PTX ISA, "Register fragments for wgmma").
+// 4 q + 3 and then 16 further, for r = lane / 4, q = lane % 4 (PTX ISA, "Register fragments for wgmma", and "for mma.m16n8k32").
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,11 @@ template <>
 struct Weight<8> {
     static constexpr int kBlock = 128 * 128;
 
-    __device__ static void widen(uint32_t (&a)[4][4], const uint8_t* block, int group, int thread) {
-        auto* stored = reinterpret_cast<const uint4*>(block) + group * 512 + thread;
+    // For two of the products.
+    __device__ static void widen(uint32_t (&a)[2][4], const uint8_t* block, int group, int half, int thread) {
+        auto* stored = reinterpret_cast<const uint4*>(block) + group * 512 + half * 256 + thread;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < 2; ++i) {
             uint4 word = stored[i * 128];
             a[i][0] = word.x, a[i][1] = word.y, a[i][2] = word.z, a[i][3] = word.w;
         }
@@ -31,17 +32,13 @@ template <>
 struct Weight<4> {
     static constexpr int kCodes = 128 * 64, kBlock = kCodes + 256;
 
-    __device__ static void widen(uint32_t (&a)[4][4], const uint8_t* block, int group, int thread) {
-        auto* stored = reinterpret_cast<const uint4*>(block) + group * 256 + thread;
+    __device__ static void widen(uint32_t (&a)[2][4], const uint8_t* block, int group, int half, int thread) {
+        uint4 word = reinterpret_cast<const uint4*>(block)[group * 256 + half * 128 + thread];
         int row = thread / 32 * 8 + thread % 32 / 4;
         uint32_t scales = reinterpret_cast<const uint32_t*>(block + kCodes)[group * 32 + row];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            uint4 word = stored[half * 128];
-            uint32_t low = scales >> (16 * half) & 255, high = scales >> (16 * half + 8) & 255;
-            scaled(a[2 * half], word.x, word.y, low, high);
-            scaled(a[2 * half + 1], word.z, word.w, low, high);
-        }
+        uint32_t low = scales >> (16 * half) & 255, high = scales >> (16 * half + 8) & 255;
+        scaled(a[0], word.x, word.y, low, high);
+        scaled(a[1], word.z, word.w, low, high);
     }
 
     // Bytes (code - 8) scale. With 128 on top each stays within 0..240, so four are one multiplication without a carry.

@@ -9,11 +9,22 @@ import pytest
 import torch
 
 from aquatint.compiler.formats import format_named, unpack_nibbles
-from aquatint.runtime.cuda import cuda, product_refusal, quantize_refusal
+from aquatint.runtime.cuda import FAMILIES, cuda, product_refusal, quantize_refusal
 from aquatint.runtime.cuda_calls import ProductCall, QuantizeCall
 from aquatint.runtime.cuda_kernels import inverse, spread
-from aquatint.runtime.cuda_launch import SHARED, TOKENS, can_quantize, product_plan, quantize_plan
-from aquatint.runtime.cuda_pack import packed_bytes, packed_down, packed_nibbles, packed_up
+from aquatint.runtime.cuda_launch import slices_for
+from aquatint.runtime.cuda_pack import (
+    packed_bytes,
+    packed_down,
+    packed_down_by_lanes,
+    packed_groups,
+    packed_nibbles,
+    packed_up,
+)  # fmt: skip
+from aquatint.runtime.cuda_sm80 import SM80, SM120
+from aquatint.runtime.cuda_sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan
+
+FOUR = ("int8", "int4-g64-whole")
 
 
 def test_each_byte_lies_where_its_thread_looks() -> None:
@@ -47,6 +58,22 @@ def test_nibbles_widen_to_codes_times_scale() -> None:
         assert scale == groups[n, k // 64]
 
 
+def test_groups_of_nibbles_lie_as_fragments() -> None:
+    stored = format_named("int4-g64").encode(torch.randn(130, 320))
+    blocks = packed_groups(stored.codes, stored.scales, 256)
+    assert blocks.shape == (2, 2, 17408)
+    codes = unpack_nibbles(stored.codes)
+    for n, k in ((0, 0), (5, 17), (8, 64), (77, 100), (129, 319), (128, 255)):
+        half, part, far, row = n % 128 // 64, n % 64 // 16, n % 16 // 8, n % 8
+        group, upper, quad, nibble = k % 256 // 64, k % 64 // 32, k % 32 // 8, k % 8
+        place = (group * 2 + half) * 4 + part
+        block = blocks[n // 128, k // 256]
+        byte = int(block[(place * 32 + row * 4 + quad) * 16 + (upper * 2 + far) * 4 + nibble // 2])
+        assert (byte >> 4 if nibble % 2 else byte & 15) == codes[n, k]
+        scales = block[16384:].clone().view(torch.bfloat16)
+        assert scales[(place * 8 + row) * 2 + far] == stored.scales[n, k // 64]
+
+
 def test_projections_lie_as_fragments() -> None:
     up, down = torch.randn(100, 24).bfloat16(), torch.randn(24, 64).bfloat16()
     blocks = packed_up(up, 128, 2)
@@ -57,6 +84,9 @@ def test_projections_lie_as_fragments() -> None:
     for r, k in ((0, 0), (9, 3), (23, 63), (17, 40)):
         lane = r % 8 * 4 + k % 8 // 2
         assert blocks[k // 16, r // 16, lane, (r % 16 // 8 * 2 + k % 16 // 8) * 2 + k % 2] == down[r, k]
+    blocks = packed_down_by_lanes(down, 2)
+    for r, k in ((0, 0), (9, 3), (23, 63), (17, 40)):
+        assert blocks[k // 32, r // 8, r % 8 * 4 + k % 32 // 8, k % 8] == down[r, k]
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -64,7 +94,7 @@ def test_projections_lie_as_fragments() -> None:
     ("m", "k", "n"), [(4608, 3072, 12288), (4608, 12288, 3072), (1024, 1152, 4608), (16384, 2240, 5600), (1, 64, 8)]
 )
 def test_a_product_is_covered_by_its_tiles(m: int, k: int, n: int, bits: int) -> None:
-    plan = product_plan(m, n, k, bits, 32, 132)
+    plan = product_plan(m, n, k, ("int8", {4: "int4-g64-whole", 8: "int8"}[bits]), 32, 132)
     assert plan.tokens in TOKENS
     assert plan.m_tiles * plan.tokens >= m > (plan.m_tiles - 1) * plan.tokens
     assert plan.n_tiles * 128 >= n > (plan.n_tiles - 1) * 128
@@ -75,18 +105,38 @@ def test_a_product_is_covered_by_its_tiles(m: int, k: int, n: int, bits: int) ->
 
 
 def test_launches_that_are_known_to_be_good() -> None:
-    plan = product_plan(4608, 12288, 3072, 4, 32, 132, tokens=256)
+    plan = product_plan(4608, 12288, 3072, FOUR, 32, 132, tokens=256)
     assert (plan.tokens, plan.launch.grid, plan.m_tiles, plan.n_tiles) == (256, 132, 18, 96)
-    assert product_plan(4608, 3072, 12288, 4, 32, 132).tokens == 224, "three waves and a bit of 256 tokens would be four"
-    rows = quantize_plan(4608, 12288, 32, 132)
+    assert product_plan(4608, 3072, 12288, FOUR, 32, 132).tokens == 224, "three waves and a bit of 256 tokens would be four"
+    rows = quantize_plan(4608, 12288, 32, "int8", 132)
     assert (rows.launch.kernel, rows.blocks, rows.share, rows.launch.grid) == ("quantize_s2", 8, 1536, 144 * 8)
-    assert quantize_plan(1024, 1152, 32, 132).blocks == 6, "one block a cluster would leave most of the GPU idle"
+    assert quantize_plan(1024, 1152, 32, "int8", 132).blocks == 6, "one block a cluster would leave most of the GPU idle"
+
+
+def test_launches_since_ampere() -> None:
+    for formats, kernel, shared, depths in (
+        (FOUR, "product_w4a8_s2", 49664, 18), (("int8", "int8"), "product_w8a8_s2", 65536, 18),
+        (("int4-g64", "int4-g64"), "product_w4a4_s2", 71680, 9),
+    ):  # fmt: skip
+        plan = SM80.product(1000, 4600, 2304, formats, 32, 108, None)
+        assert (plan.launch.kernel, plan.launch.shared, plan.launch.grid) == (kernel, shared, 8 * 36)
+        assert (plan.m_tiles, plan.n_tiles, plan.k_tiles, plan.box) == (8, 36, depths, None)
+        assert not plan.launch.overlaps
+    for number, rank in (("int8", 32), ("int4-g64", 64), ("int8", 0)):
+        launch = SM80.quantize(1000, 1152, rank, number, 108).launch
+        assert launch.kernel == f"quantize_a{format_named(number).bits}_s{slices_for(rank)}"
+        assert (launch.grid, launch.block) == (63, 256)
+        assert launch.shared < 48 * 1024, "what a block may have without asking"
+    assert all(formats[0] == "int8" for formats in SM120.products), "no integers of 4 bits there"
+    for family, shared in FAMILIES.values():
+        for formats in family.products:
+            assert family.product(4608, 3072, 3072, formats, 64, 84, None).launch.shared <= shared
 
 
 @pytest.mark.parametrize("k", [16, 256, 1152, 2240, 3072, 12288, 15360, 25600])
 @pytest.mark.parametrize("rank", [0, 32, 64])
 def test_rows_are_covered_by_the_blocks_of_a_cluster(k: int, rank: int) -> None:
-    plan = quantize_plan(1000, k, rank, 132)
+    plan = quantize_plan(1000, k, rank, "int8", 132)
     assert plan.share % 16 == 0
     assert plan.share * plan.blocks >= k > plan.share * (plan.blocks - 1)
     assert plan.launch.grid == ceil(1000 / 32) * plan.blocks
@@ -94,7 +144,7 @@ def test_rows_are_covered_by_the_blocks_of_a_cluster(k: int, rank: int) -> None:
 
 
 def test_structs_are_as_long_as_those_of_the_kernels() -> None:
-    assert ctypes.sizeof(ProductCall) == 7 * 8 + 2 * 16 + 7 * 4 + 4
+    assert ctypes.sizeof(ProductCall) == 8 * 8 + 2 * 16 + 8 * 4
     assert ctypes.sizeof(QuantizeCall) == 6 * 8 + 2 * 16 + 7 * 4 + 4
 
 
@@ -105,13 +155,13 @@ def test_what_no_kernel_serves_is_said() -> None:
         (("int8", "int8"), torch.float32, "cast the model to bfloat16"),
         ((None, "int8"), torch.bfloat16, "plain numbers"),
     ):
-        found = product_refusal(None, None, weight, scales, formats=formats, dtype=dtype)
+        found = product_refusal(SM90, None, None, weight, scales, formats=formats, dtype=dtype)
         assert found is not None
         assert reason in found
     assert [row * inverse(70) >> 32 for row in (0, 69, 70, 139, 4607)] == [0, 0, 1, 1, 65]
     many = spread(torch.ones(2, 1, 8, dtype=torch.bfloat16), (2, 50_000, 8))[0]
     assert (many.inverse, many.stride) == (0, 8), "100 000 rows in two samples are too many to divide by multiplying"
-    assert "rank 72" in str(quantize_refusal(None, None, torch.randn(72, 64), format="int8"))
+    assert "rank 72" in str(quantize_refusal(SM90, None, None, torch.randn(72, 64), format="int8"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

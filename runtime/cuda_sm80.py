@@ -1,0 +1,42 @@
+"""The kernels for any tensor cores since Ampere: one tile for a block, copied by its threads. csrc/cuda/*_sm80.cu."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+
+from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
+from aquatint.runtime.cuda_pack import packed_down_by_lanes
+
+TOKENS = 128  # of a tile
+ROWS, WARPS = 16, 8  # of a block that quantizes
+DEPTHS = {"int8": 128, "int4-g64": 256}  # codes of a tile along K: 128 bytes
+KERNELS = {("int8", "int4-g64-whole"): "w4a8", ("int8", "int8"): "w8a8", ("int4-g64", "int4-g64"): "w4a4"}
+X_STAGE = TOKENS * 128
+STAGES = {"w4a8": X_STAGE + 8192 + 256, "w8a8": X_STAGE + 16384, "w4a4": X_STAGE + 16384 + 1024 + 2048}  # bytes of one of two
+
+
+def product_plan(
+    m: int, n: int, k: int, formats: tuple[str, str], rank: int, multiprocessors: int, tokens: int | None = None
+) -> ProductPlan:
+    """A block for each tile of 128 tokens by 128 outputs."""
+    name = KERNELS[formats]
+    m_tiles, n_tiles = ceil(m / TOKENS), ceil(n / OUTPUTS)
+    launch = Launch("product_sm80", f"product_{name}_s{slices_for(rank)}", m_tiles * n_tiles, 256, 2 * STAGES[name])
+    return ProductPlan(launch, TOKENS, m_tiles, n_tiles, ceil(k / DEPTHS[formats[0]]))
+
+
+def quantize_plan(m: int, k: int, rank: int, format: str, multiprocessors: int) -> QuantizePlan:
+    """A block for sixteen rows."""
+    bits, slices = {"int8": 8, "int4-g64": 4}[format], slices_for(rank)
+    shared = WARPS * 2 * slices * 4 * 32 * 4 + WARPS * ROWS * 4 + ROWS * 4 + ROWS * 8
+    launch = Launch("quantize_sm80", f"quantize_a{bits}_s{slices}", ceil(m / ROWS), 32 * WARPS, shared)
+    return QuantizePlan(launch, 1, k)
+
+
+SM80 = Family(
+    "sm80", ("quantize_sm80", "product_sm80"), ("int8", "int4-g64"), tuple(KERNELS),
+    quantize_plan, lambda k, rank: True, product_plan, packed_down_by_lanes,
+)  # fmt: skip
+# Blackwell's tensor cores have no integers of 4 bits.
+SM120 = replace(SM80, name="sm120", formats=("int8",), products=(("int8", "int4-g64-whole"), ("int8", "int8")))

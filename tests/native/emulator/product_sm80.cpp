@@ -1,0 +1,6 @@
+#include "block.h"
+#include "cuda/product_sm80.cu"
+
+AQ_KERNELS(AQ_KERNEL(product_w4a8_s0), AQ_KERNEL(product_w4a8_s2), AQ_KERNEL(product_w4a8_s4), AQ_KERNEL(product_w8a8_s0),
+           AQ_KERNEL(product_w8a8_s2), AQ_KERNEL(product_w8a8_s4), AQ_KERNEL(product_w4a4_s0), AQ_KERNEL(product_w4a4_s2),
+           AQ_KERNEL(product_w4a4_s4))

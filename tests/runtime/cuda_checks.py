@@ -1,0 +1,100 @@
+"""CUDA kernels against the operators' meaning in float64, on whatever device a target is for: outputs are poisoned first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aquatint.compiler.formats import format_named
+from aquatint.runtime import ops
+from aquatint.runtime.cuda import Cuda
+
+
+def poison(device: torch.device) -> None:
+    """What the next results are likely to lie in is not a number."""
+    rooms = [torch.full((size,), float("nan"), device=device) for size in (1 << 12, 1 << 18, 1 << 22, 1 << 24)]
+    del rooms
+
+
+def numbers(target: Cuda, *shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    made = torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+    return (made * scale).to(target.device).bfloat16()
+
+
+def relative(y: Tensor, exact: Tensor) -> float:
+    return float((y.double() - exact).norm() / exact.norm())
+
+
+def kernel(target: Cuda, name: str, *args: Any, **kwargs: Any) -> Any:
+    found = target.lower(f"aquatint::{name}", args, kwargs)
+    assert found is not None
+    return found
+
+
+def decoded(format: str, codes: Tensor, scales: Tensor) -> Tensor:
+    return format_named(format).decode(codes, scales).double()
+
+
+def check_quantize(target: Cuda, m: int, k: int, rank: int, format: str) -> None:
+    x = numbers(target, m, k)
+    x[1:2] = 0
+    smooth = (torch.rand(k) + 0.5).float()
+    down = (torch.randn(rank, k) / k**0.5) if rank else None
+    run = kernel(target, "quantize", ops.Slot, smooth, down, format=format)
+    found = run(x)
+    exact = x.double() * smooth.to(x.device).double()
+    number = format_named(format)
+    codes, scales = number.encode(exact.float())
+    apart = (number.values(found[0]) - number.values(codes)).abs()
+    assert apart.max() <= 1
+    assert (apart > 0).float().mean() < 1e-3
+    torch.testing.assert_close(found[1], scales, rtol=1e-6 if format == "int8" else 1e-2, atol=0)
+    if down is not None:
+        assert relative(found[2], exact @ down.to(x.device).double().T) < 5e-3
+    for again, first in zip(run(x), found, strict=True):
+        assert torch.equal(again, first)
+
+
+def check_norm(target: Cuda, m: int, k: int, activation: str | None, format: str) -> None:
+    """Two samples of m rows."""
+    x = numbers(target, 2, m, k) + 3
+    gain, offset = numbers(target, 2, 1, k, scale=0.3) + 1, numbers(target, 2, 1, k, seed=1)
+    options: dict[str, Any] = {"format": format, "eps": 1e-6, "activation": activation}
+    run = kernel(target, "quantize", ops.Slot, None, None, ops.Slot, ops.Slot, **options)
+    codes, scales = run(x, gain, offset)
+    exact = decoded(format, *ops.quantize(x.double(), None, None, gain, offset, **options))
+    assert relative(decoded(format, codes, scales), exact) < (1e-2 if format == "int8" else 6e-2)
+
+
+def check_product(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str], rank: int) -> None:
+    x, weight = numbers(target, m, k), torch.randn(n, k) / k**0.5
+    stored, bias = format_named(formats[1]).encode(weight), torch.randn(n)
+    down, up = torch.randn(rank, k) / k**0.5, torch.randn(n, rank).bfloat16().float() * 0.1
+    branch = (down, up) if rank else (None, None)
+    codes, scales, *h = kernel(target, "quantize", ops.Slot, None, branch[0], format=formats[0])(x)
+    options: dict[str, Any] = {"formats": formats, "dtype": torch.bfloat16}
+    run = kernel(target, "gemm", ops.Slot, ops.Slot, *stored, bias, ops.Slot if rank else None, branch[1], **options)
+    y = run(codes, scales, *h)
+    place = x.device
+    exact = decoded(formats[0], codes, scales) @ decoded(formats[1], *stored).to(place).T + bias.to(place).double()
+    if rank:
+        exact += h[0].double() @ up.to(place).double().T
+    assert torch.isfinite(y).all()
+    assert relative(y, exact) < 4e-3
+    assert torch.equal(run(codes, scales, *h), y)
+
+
+def check_epilogue(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str], activation: str) -> None:
+    """Two samples of m rows, with a gate for each sample and a residual for each row."""
+    x, weight = numbers(target, 2, m, k), torch.randn(n, k) / k**0.5
+    stored = format_named(formats[1]).encode(weight)
+    gate, residual = numbers(target, 2, 1, n), numbers(target, 2, m, n, seed=2)
+    codes, scales = kernel(target, "quantize", ops.Slot, format=formats[0])(x)
+    options: dict[str, Any] = {"formats": formats, "dtype": torch.bfloat16, "activation": activation}
+    run = kernel(target, "gemm", ops.Slot, ops.Slot, *stored, **options, gate=ops.Slot, residual=ops.Slot)
+    y = run(codes, scales, gate, residual)
+    product = decoded(formats[0], codes, scales) @ decoded(formats[1], *stored).to(x.device).T
+    exact = ops.ACTIVATIONS[activation](product) * gate.double() + residual.double()
+    assert relative(y, exact) < 6e-3

@@ -1,0 +1,45 @@
+"""A GPU for tests where there is none: the CUDA kernels compiled for this CPU, see tests/native/emulator/block.h."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aquatint.runtime.cuda import Cuda
+from aquatint.runtime.cuda_kernels import Engine
+from aquatint.runtime.cuda_launch import Family, Launch
+
+BUILT = Path(__file__).resolve().parent.parent.parent / "build" / "emulated"
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """A file's kernels; `seed` draws the order in which warps go on."""
+
+    library: ctypes.CDLL
+    seed: int
+
+    def launch(self, launch: Launch, arguments: Sequence[Any], stream: int) -> None:
+        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        failure = self.library.emulate(
+            launch.kernel.encode(), launch.grid, launch.block, launch.shared, launch.cluster, self.seed, pointers
+        )
+        assert failure is None, f"{launch.kernel}: {failure.decode()}"
+
+
+def load(path: Path, seed: int) -> Emulated:
+    library = ctypes.CDLL(str(path))
+    library.emulate.restype = ctypes.c_char_p
+    return Emulated(library, seed)
+
+
+def emulated(family: Family, seed: int = 0, multiprocessors: int = 4, **others: Path) -> Cuda:
+    """The target `cuda` with a family's kernels on this CPU; `others` are files in place of those that were built."""
+    device = torch.device("cpu")
+    modules = {name: load(others.get(name, BUILT / f"{name}.so"), seed) for name in family.files}
+    return Cuda(Engine(family, device, multiprocessors, modules, lambda *matrix: None, lambda: 0), device)

@@ -1,0 +1,95 @@
+"""The CUDA kernels on this CPU, by an emulator that is stricter than a GPU; see tests/native/emulator/block.h."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aquatint.runtime.cuda_launch import Family
+from aquatint.runtime.cuda_sm80 import SM80
+from tests.runtime import cuda_checks
+from tests.runtime.emulated import BUILT, emulated
+
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(not BUILT.is_dir(), reason="`make emulated` was not run"),
+]
+ROOT = BUILT.parent.parent
+FAMILIES = [SM80]
+RANKS = st.sampled_from([0, 8, 32, 64])
+ORDERS = st.integers(0, 1000)
+
+
+@pytest.fixture(autouse=True)
+def poison() -> None:
+    cuda_checks.poison(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@given(m=st.integers(1, 80), groups=st.integers(1, 12), rank=RANKS, order=ORDERS, data=st.data())
+def test_quantize(family: Family, m: int, groups: int, rank: int, order: int, data: st.DataObject) -> None:
+    number = data.draw(st.sampled_from(family.formats))
+    k = 64 * groups + (data.draw(st.sampled_from([0, 16, 32, 48])) if number == "int8" else 0)
+    cuda_checks.check_quantize(emulated(family, order), m, k, rank, number)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.parametrize("activation", [None, "silu", "gelu_tanh"])
+def test_quantize_behind_a_norm(family: Family, activation: str | None) -> None:
+    for number in family.formats:
+        cuda_checks.check_norm(emulated(family), 21, 576, activation, number)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@given(m=st.integers(1, 200), groups=st.integers(1, 7), n=st.integers(1, 24), rank=RANKS, order=ORDERS, data=st.data())
+def test_product(family: Family, m: int, groups: int, n: int, rank: int, order: int, data: st.DataObject) -> None:
+    formats = data.draw(st.sampled_from(family.products))
+    cuda_checks.check_product(emulated(family, order), m, 64 * groups, 8 * n, formats, rank)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
+def test_what_follows_a_product(family: Family, activation: str) -> None:
+    for formats in family.products:
+        cuda_checks.check_epilogue(emulated(family), 75, 192, 136, formats, activation)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "instead"),
+    [
+        ("product_sm80.cu", "__syncthreads();  // all copies are there, and nobody reads the other stage any more", ""),
+        ("product_sm80.cu", "copies_wait<0>();", "copies_wait<1>();"),
+        ("epilogue.h", "__syncwarp();\n            send(", "send("),
+        ("operands_sm80.h", "if (threadIdx.x >= kTile) return;", ""),
+    ],
+)  # fmt: skip
+def test_the_emulator_sees_what_a_gpu_may_forgive(tmp_path: Path, file: str, line: str, instead: str) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++")
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    changed = tmp_path / "csrc" / "cuda" / file
+    text = changed.read_text()
+    assert line in text
+    changed.write_text(text.replace(line, instead))
+    emulator = ROOT / "tests" / "native" / "emulator"
+    built = tmp_path / "product_sm80.so"
+    flags = "-std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -w".split()
+    subprocess.run(
+        [compiler, *flags, f"-I{emulator}", f"-I{tmp_path / 'csrc'}", emulator / "product_sm80.cpp", "-o", built], check=True
+    )
+
+    def attempts() -> None:
+        for seed in range(5):
+            target = emulated(SM80, seed, product_sm80=built)
+            for formats in SM80.products:
+                cuda_checks.check_product(target, 150, 576, 136, formats, 32)
+
+    with pytest.raises(AssertionError):
+        attempts()
