@@ -1,11 +1,11 @@
-"""What the CUDA kernels are called with: the structs of csrc/cuda/product_call.h and quantize_call.h."""
+"""What the CUDA kernels are called with: the structs of csrc/cuda/*_call.h."""
 
 from __future__ import annotations
 
 import ctypes
 from typing import Any
 
-ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cuda/epilogue.h
+ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cuda/activation.h
 
 
 class Spread(ctypes.Structure):
@@ -25,6 +25,17 @@ class ProductCall(ctypes.Structure):
     ]
 
 
+class ConvCall(ProductCall):
+    """As in csrc/cuda/conv_call.h."""
+
+    _fields_ = [
+        ("tap_scales", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("channels", "depths", "height", "width", "out_height", "out_width")),
+        *((name, ctypes.c_int) for name in ("kernel_height", "kernel_width")),
+        *((name, ctypes.c_int * 2) for name in ("stride", "padding", "dilation")),
+    ]
+
+
 class QuantizeCall(ctypes.Structure):
     """As in csrc/cuda/quantize_call.h."""
 
@@ -34,6 +45,15 @@ class QuantizeCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("codes", "scales", "h")),
         *((name, ctypes.c_int) for name in ("m", "k", "rank", "activation", "blocks", "share", "rooms")),
         ("eps", ctypes.c_float),
+    ]
+
+
+class GemvCall(ctypes.Structure):
+    """As in csrc/cuda/gemv_call.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "groups", "rows", "bias", "y")),
+        *((name, ctypes.c_int) for name in ("m", "n", "k", "activation")),
     ]
 
 

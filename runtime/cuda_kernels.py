@@ -14,11 +14,13 @@ from torch import Tensor
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at, can_spread
-from aquatint.runtime.cuda_calls import ACTIVATIONS, ProductCall, QuantizeCall, Spread
+from aquatint.runtime.cuda_calls import ACTIVATIONS, GemvCall, ProductCall, QuantizeCall, Spread
 from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, slices_for
 from aquatint.runtime.cuda_pack import packed_bytes, packed_groups, packed_nibbles, packed_up
+from aquatint.runtime.cuda_sm80 import gemv_plan
 
 MOST_RANKS = 64
+MOST_GEMV_ROWS = 32  # for more, widening the weight once and a product of bfloat16 are less work
 NUMBERS = torch.bfloat16  # what the kernels read and write
 CODES = {4: torch.uint8, 8: torch.int8}
 
@@ -134,6 +136,45 @@ class GemmKernel:
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
         fetched = [engine.tensor_map(codes.data_ptr(), m, pitch, plan.box)] if plan.box else []
         engine.launch(plan.launch, [*fetched, call])
+        return y
+
+
+class GemvKernel:
+    """aquatint::gemm of few rows of plain numbers by weights of 4 or 8 bits; called with them."""
+
+    def __init__(
+        self, engine: Engine, x: Any, scales: None, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
+        h: None = None, up: None = None, *,
+        formats: tuple[None, str], dtype: torch.dtype, activation: str | None = None, **options: None,
+    ) -> None:  # fmt: skip
+        number, place = format_named(formats[1]), engine.device
+        self.engine, self.bits, self.n = engine, number.bits, len(weight)
+        self.weight, rows, groups = weight.to(place).contiguous(), None, None
+        if number.scale == "whole":
+            rows, groups = number.split_scales(weight_scales)
+        elif number.group:
+            groups = weight_scales
+        else:
+            rows = weight_scales
+        self.groups = None if groups is None else groups.to(place, torch.bfloat16).contiguous()
+        self.rows = None if rows is None else rows.to(place, torch.float32).contiguous()
+        self.bias = None if bias is None else bias.to(place, torch.float32).contiguous()
+        self.call = GemvCall(
+            weight=at(self.weight), groups=at(self.groups), rows=at(self.rows), bias=at(self.bias), n=self.n,
+            activation=ACTIVATIONS.index(activation),
+        )  # fmt: skip
+
+    def fits(self, x: Tensor) -> bool:
+        return x.dtype == NUMBERS and x.numel() <= MOST_GEMV_ROWS * x.shape[-1]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.contiguous()
+        *outer, k = rows.shape
+        m = rows.numel() // k
+        y = torch.empty(*outer, self.n, dtype=NUMBERS, device=x.device)
+        call = GemvCall.from_buffer_copy(self.call)
+        call.x, call.y, call.m, call.k = at(rows), at(y), m, k
+        self.engine.launch(gemv_plan(m, self.n, self.bits), [call])
         return y
 
 

@@ -59,6 +59,7 @@ class Family:
     files        fatbins, by name
     formats      that are quantized to
     products     of activations and weights in these formats
+    most_ranks   of a down-projection
     quantize     (m, k, rank, format, multiprocessors) -> QuantizePlan
     fits         can rows of (K columns, rank) be quantized?
     product      (m, n, k, formats, rank, multiprocessors, tokens) -> ProductPlan
@@ -69,6 +70,7 @@ class Family:
     files: tuple[str, ...]
     formats: tuple[str, ...]
     products: tuple[tuple[str, str], ...]
+    most_ranks: int
     quantize: Callable[[int, int, int, str, int], QuantizePlan]
     fits: Callable[[int, int], bool]
     product: Callable[[int, int, int, tuple[str, str], int, int, int | None], ProductPlan]
@@ -76,5 +78,5 @@ class Family:
 
 
 def slices_for(rank: int) -> int:
-    """Slices of 16 ranks that the kernels are compiled for: 0, 2 or 4."""
+    """Slices of 16 ranks that the kernels are compiled for: 0, 2, 4, and 6 for the way down of nine taps."""
     return 2 * ceil(rank / 32)

@@ -12,6 +12,7 @@ TOKENS = 128  # of a tile
 ROWS, WARPS = 16, 8  # of a block that quantizes
 DEPTHS = {"int8": 128, "int4-g64": 256}  # codes of a tile along K: 128 bytes
 KERNELS = {("int8", "int4-g64-whole"): "w4a8", ("int8", "int8"): "w8a8", ("int4-g64", "int4-g64"): "w4a4"}
+MOST_ROWS = 8  # of a product of few rows, at once
 X_STAGE = TOKENS * 128
 STAGES = {"w4a8": X_STAGE + 8192 + 256, "w8a8": X_STAGE + 16384, "w4a4": X_STAGE + 16384 + 1024 + 2048}  # bytes of one of two
 
@@ -34,9 +35,24 @@ def quantize_plan(m: int, k: int, rank: int, format: str, multiprocessors: int) 
     return QuantizePlan(launch, 1, k)
 
 
+def gemv_plan(m: int, n: int, bits: int) -> Launch:
+    """A warp for four outputs of up to eight rows."""
+    rows = next((r for r in (1, 2, 4) if r >= m), MOST_ROWS)
+    warps = ceil(n / 4) * ceil(m / rows)
+    return Launch("gemv_sm80", f"gemv_w{bits}_m{rows}", ceil(warps / 4), 128, 0)
+
+
+def conv_plan(m: int, n: int, channels: int, taps: int, bits: int, rank: int) -> ProductPlan:
+    """A convolution with m pixels of output: a product whose depth is the taps, each in whole tiles of channels."""
+    m_tiles, n_tiles = ceil(m / TOKENS), ceil(n / OUTPUTS)
+    shared = 2 * (STAGES[f"w{bits}a8"] + TOKENS * 4)
+    launch = Launch("conv_sm80", f"conv_w{bits}a8_s{slices_for(rank)}", m_tiles * n_tiles, 256, shared)
+    return ProductPlan(launch, TOKENS, m_tiles, n_tiles, taps * ceil(channels / DEPTHS["int8"]))
+
+
 SM80 = Family(
-    "sm80", ("quantize_sm80", "product_sm80"), ("int8", "int4-g64"), tuple(KERNELS),
-    quantize_plan, lambda k, rank: True, product_plan, packed_down_by_lanes,
+    "sm80", ("quantize_sm80", "product_sm80", "gemv_sm80", "conv_sm80"), ("int8", "int4-g64"), tuple(KERNELS),
+    96, quantize_plan, lambda k, rank: True, product_plan, packed_down_by_lanes,
 )  # fmt: skip
 # Blackwell's tensor cores have no integers of 4 bits.
 SM120 = replace(SM80, name="sm120", formats=("int8",), products=(("int8", "int4-g64-whole"), ("int8", "int8")))

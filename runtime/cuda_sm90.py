@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from math import ceil
 
+from torch import Tensor
+
 from aquatint.compiler.formats import format_named
+from aquatint.runtime import cuda_sm80
 from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
-from aquatint.runtime.cuda_pack import packed_down
+from aquatint.runtime.cuda_pack import packed_down, packed_down_by_lanes
 
 TOKENS = (256, 224, 192, 128)  # of a tile, as csrc/cuda/product_sm90.cu has them
 DEPTH = 128  # bytes of a tile along K
@@ -14,6 +17,7 @@ SHARED = 232448  # bytes that a block may have
 BLOCK_BYTES = {4: OUTPUTS * DEPTH // 2 + 256, 8: OUTPUTS * DEPTH}  # of a packed weight
 ROWS = 32  # that a cluster quantizes
 WIDEST = 1152  # columns that a block quantizes
+MOST_RANKS = 64  # of a cluster; what has more goes the older way
 MOST_BLOCKS = 8  # of a cluster, on any machine
 
 
@@ -56,11 +60,21 @@ def quantize_plan(m: int, k: int, rank: int, format: str, multiprocessors: int) 
 
 
 def can_quantize(k: int, rank: int) -> bool:
-    """Do rows of K columns fit into the shared memory of a cluster?"""
-    return quantize_plan(1, k, rank, "int8", 1).launch.shared <= SHARED
+    """Do rows of K columns fit into the shared memory of a cluster, where one is used?"""
+    return rank > MOST_RANKS or quantize_plan(1, k, rank, "int8", 1).launch.shared <= SHARED
+
+
+def _quantize(m: int, k: int, rank: int, format: str, multiprocessors: int) -> QuantizePlan:
+    plan = quantize_plan if rank <= MOST_RANKS else cuda_sm80.quantize_plan
+    return plan(m, k, rank, format, multiprocessors)
+
+
+def _packed_down(down: Tensor, slices: int) -> Tensor:
+    return packed_down(down, slices) if slices <= slices_for(MOST_RANKS) else packed_down_by_lanes(down, slices)
 
 
 SM90 = Family(
-    "sm90", ("quantize_sm90", "product_w4_sm90", "product_w8_sm90"), ("int8",), (("int8", "int4-g64-whole"), ("int8", "int8")),
-    quantize_plan, can_quantize, product_plan, packed_down,
+    "sm90", ("quantize_sm90", "product_w4_sm90", "product_w8_sm90", "quantize_sm80", "gemv_sm80", "conv_sm80"), ("int8",),
+    (("int8", "int4-g64-whole"), ("int8", "int8")), cuda_sm80.SM80.most_ranks, _quantize, can_quantize, product_plan,
+    _packed_down,
 )  # fmt: skip

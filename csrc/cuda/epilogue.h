@@ -1,6 +1,7 @@
 // What follows a product while its results are in registers: the activation, and the way out through shared memory, turned.
 #pragma once
 
+#include "cuda/activation.h"
 #include "cuda/ampere.h"
 #include "cuda/product_call.h"
 #include "cuda/swizzle.h"
@@ -11,29 +12,10 @@ constexpr int kAtOnce = 32;                     // tokens that a warp works on t
 constexpr int kPitch = 48;                      // bytes a token: a warp's 16 outputs, and 16 so that banks differ
 constexpr int kOutgoing = 2 * kAtOnce * kPitch;  // bytes a warp: one part leaves while the next is worked on
 
-enum Activation { kNone, kGelu, kGeluTanh, kSilu };  // in the order of runtime/cuda_calls.py
-
 __device__ inline uint4 eight_halves(const float* values) {
     float4 a = reinterpret_cast<const float4*>(values)[0], b = reinterpret_cast<const float4*>(values)[1];
     return {two_halves(a.x, a.y), two_halves(a.z, a.w), two_halves(b.x, b.y), two_halves(b.z, b.w)};
 }
-
-// x sigmoid(x (a + b x^2 + c x^4)): SiLU and the tanh form of GELU exactly, GELU to 3e-5. One curve keeps the code small, and
-// with it in the instruction cache; x^2 stops where the sigmoid has long been 0 or 1.
-struct Curve {
-    float a, b, c;
-
-    __device__ Curve(int activation) {
-        a = activation == kSilu ? 1.0f : activation == kGeluTanh ? 1.5957691f : 1.59501838f;
-        b = activation == kSilu ? 0.0f : activation == kGeluTanh ? 0.07135481f : 0.07400988f;
-        c = activation == kGelu ? -7.0293768e-4f : 0.0f;
-    }
-
-    __device__ float operator()(float x) const {
-        float square = fminf(x * x, 64.0f);
-        return __fdividef(x, 1.0f + __expf(-x * fmaf(fmaf(c, square, b), square, a)));
-    }
-};
 
 __device__ inline uint32_t combined(uint32_t y, uint32_t other, bool times) {
     auto a = __bfloat1622float2(reinterpret_cast<__nv_bfloat162&>(y));

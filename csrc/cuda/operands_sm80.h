@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/ampere.h"
+#include "cuda/epilogue.h"
 #include "cuda/product_call.h"
 #include "cuda/swizzle.h"
 #include "cuda/widen.h"
@@ -35,6 +36,30 @@ __device__ inline void fetch_weight(uint8_t* to, const ProductCall& call, int n,
     for (int i = threadIdx.x; i < Bytes / 16; i += kThreads) copy_16(to + i * 16, from + i * 16, true);
 }
 
+__device__ inline uint4 branch_of(const ProductCall& call, int row, int rank) {
+    return eight_halves(call.h + int64_t(row) * call.rank + rank);
+}
+
+// Half of a stage, 64 bytes along K, onto sums of integers.
+template <int Bits>
+__device__ inline void multiply_bytes(int (&sums)[kParts][16], const uint8_t* stage, int half, const Warp& warp) {
+    uint4 x[kTiles];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i)
+        x[i] = load_matrices(stage + swizzled(warp.tokens + i * 8 + warp.lane % 8, half * 4 + warp.lane / 8));
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+        uint32_t a[2][4];
+        Weight<Bits>::widen(a, stage + kTokens, warp.group, half, part * 32 + warp.lane);
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+            auto& sum = reinterpret_cast<int(&)[4]>(sums[part][4 * i]);
+            product_of_bytes(sum, a[0], x[i].x, x[i].y);
+            product_of_bytes(sum, a[1], x[i].z, x[i].w);
+        }
+    }
+}
+
 // Activations of 8 bits with a scale for each token; weights of 8 bits, or of 4 with whole numbers as their groups' scales.
 template <int Bits>
 struct ByRow {
@@ -53,26 +78,12 @@ struct ByRow {
 
     __device__ void settle(uint8_t*) const {}
 
-    __device__ void multiply(int (&sums)[kParts][16], const uint8_t* stage) const {
+    __device__ void multiply(int (&sums)[kParts][16], const uint8_t* stage, int) const {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            uint4 x[kTiles];
-#pragma unroll
-            for (int i = 0; i < kTiles; ++i)
-                x[i] = load_matrices(stage + swizzled(warp.tokens + i * 8 + warp.lane % 8, half * 4 + warp.lane / 8));
-#pragma unroll
-            for (int part = 0; part < kParts; ++part) {
-                uint32_t a[2][4];
-                Stored::widen(a, stage + kTokens, warp.group, half, part * 32 + warp.lane);
-#pragma unroll
-                for (int i = 0; i < kTiles; ++i) {
-                    auto& sum = reinterpret_cast<int(&)[4]>(sums[part][4 * i]);
-                    product_of_bytes(sum, a[0], x[i].x, x[i].y);
-                    product_of_bytes(sum, a[1], x[i].z, x[i].w);
-                }
-            }
-        }
+        for (int half = 0; half < 2; ++half) multiply_bytes<Bits>(sums, stage, half, warp);
     }
+
+    __device__ uint4 branch(int row, int rank) const { return branch_of(call, row, rank); }
 };
 
 // Activations and weights of 4 bits, each group of 64 with a scale of its own on either side.
@@ -107,7 +118,7 @@ struct ByGroup {
         for (int i = 0; i < kGroups; ++i) reinterpret_cast<float*>(stage + kScales)[i * kTile + threadIdx.x] = own[i];
     }
 
-    __device__ void multiply(float (&sums)[kParts][16], const uint8_t* stage) const {
+    __device__ void multiply(float (&sums)[kParts][16], const uint8_t* stage, int) const {
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
             uint4 x[kTiles / 2];
@@ -133,6 +144,8 @@ struct ByGroup {
             }
         }
     }
+
+    __device__ uint4 branch(int row, int rank) const { return branch_of(call, row, rank); }
 
     // Onto 1.5 * 2^23 a product's integers are the last bits of floats already.
     __device__ static void add(float* sums, const uint4& a, uint32_t b_low, uint32_t b_high, float2 w, float2 x) {

@@ -255,13 +255,15 @@ __device__ inline void quantize(const QuantizeCall& call) {
 }  // namespace aquatint
 
 #define AQ_QUANTIZE(bits, slices)                                                                                            \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                                     \
+    extern "C" __global__ void __launch_bounds__(256, slices > 4 ? 1 : 2)                                                    \
         quantize_a##bits##_s##slices(const __grid_constant__ aquatint::QuantizeCall call) {                                  \
         aquatint::quantize<bits, slices>(call);                                                                              \
     }
 AQ_QUANTIZE(8, 0)
 AQ_QUANTIZE(8, 2)
 AQ_QUANTIZE(8, 4)
+AQ_QUANTIZE(8, 6)  // nine taps of a convolution
 AQ_QUANTIZE(4, 0)
 AQ_QUANTIZE(4, 2)
 AQ_QUANTIZE(4, 4)
+AQ_QUANTIZE(4, 6)

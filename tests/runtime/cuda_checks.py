@@ -86,6 +86,50 @@ def check_product(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str]
     assert torch.equal(run(codes, scales, *h), y)
 
 
+def check_conv(
+    target: Cuda, image: tuple[int, int, int, int], n: int, format: str, rank: int, stride: int = 1, padding: int = 1,
+    dilation: int = 1, kernel_size: tuple[int, int] = (3, 3),
+) -> None:  # fmt: skip
+    """An image (B, C, H, W), a bias, a residual for each sample (as a time embedding is) and a branch of `rank`."""
+    channels, taps = image[1], kernel_size[0] * kernel_size[1]
+    x, weight, bias = numbers(target, *image), torch.randn(n, *kernel_size, channels) / (taps * channels) ** 0.5, torch.randn(n)
+    stored = format_named(format).encode(weight)
+    down = torch.randn(taps * rank, channels) / channels**0.5 if rank else None
+    up = torch.randn(n, rank).bfloat16().float() * 0.1 if rank else None
+    codes, scales, *h = kernel(target, "quantize", ops.Slot, None, down, format="int8", axis=1)(x)
+    residual = numbers(target, image[0], n, 1, 1)
+    geometry = {"stride": [stride] * 2, "padding": [padding] * 2, "dilation": [dilation] * 2}
+    options: dict[str, Any] = {"formats": ("int8", format), "dtype": torch.bfloat16, "activation": "silu", **geometry}
+    run = kernel(
+        target, "conv2d", ops.Slot, ops.Slot, *stored, bias, ops.Slot if rank else None, up, residual=ops.Slot, **options
+    )  # fmt: skip
+    assert run.fits(codes, scales, *h, residual)
+    y = run(codes, scales, *h, residual)
+    place = x.device
+    kernel_weight = decoded(format, *stored).to(place).float()
+    exact = ops.convolved(
+        decoded("int8", codes, scales).float(), kernel_weight, bias.to(place), h[0] if rank else None,
+        None if up is None else up.to(place), dtype=torch.float32, activation="silu", residual=residual, **geometry,
+    ).double()  # fmt: skip
+    assert y.shape == exact.shape
+    assert relative(y, exact) < 4e-3
+    assert torch.equal(run(codes, scales, *h, residual), y)
+
+
+def check_gemv(target: Cuda, m: int, k: int, n: int, format: str, activation: str | None) -> None:
+    x, weight, bias = numbers(target, 1, m, k), torch.randn(n, k) / k**0.5, torch.randn(n)
+    stored = format_named(format).encode(weight)
+    options: dict[str, Any] = {"formats": (None, format), "dtype": torch.bfloat16, "activation": activation}
+    run = kernel(target, "gemm", ops.Slot, None, *stored, bias, **options)
+    assert run.fits(x)
+    y = run(x)
+    exact = x.double() @ decoded(format, *stored).to(x.device).T + bias.to(x.device).double()
+    exact = ops.ACTIVATIONS[activation](exact) if activation else exact
+    assert y.shape == exact.shape
+    assert relative(y, exact) < 4e-3
+    assert torch.equal(run(x), y)
+
+
 def check_epilogue(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str], activation: str) -> None:
     """Two samples of m rows, with a gate for each sample and a residual for each row."""
     x, weight = numbers(target, 2, m, k), torch.randn(n, k) / k**0.5

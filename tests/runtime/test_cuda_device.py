@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aquatint.runtime.cuda import Cuda, engine
+from aquatint.runtime.cuda import CONV_FORMATS, GEMV_WEIGHTS, Cuda, engine
 from aquatint.runtime.cuda_launch import Family
 from aquatint.runtime.cuda_sm80 import SM80
 from tests.runtime import cuda_checks
@@ -56,6 +56,20 @@ def test_quantize_behind_a_norm(target: Cuda, activation: str | None) -> None:
 def test_product(target: Cuda, m: int, k: int, n: int, rank: int) -> None:
     for formats in family(target).products:
         cuda_checks.check_product(target, m, k, n, formats, rank)
+
+
+@pytest.mark.parametrize("image", [(2, 320, 64, 64), (1, 640, 32, 32), (3, 64, 7, 9)])
+@pytest.mark.parametrize("rank", [0, 8])
+@pytest.mark.parametrize("number", [formats[1] for formats in CONV_FORMATS])
+def test_convolution(target: Cuda, image: tuple[int, int, int, int], rank: int, number: str) -> None:
+    cuda_checks.check_conv(target, image, 328, number, rank)
+    cuda_checks.check_conv(target, image, 8, number, rank, stride=2)
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 3072, 18432), (2, 1152, 6912), (5, 256, 40), (19, 2240, 8)])
+@pytest.mark.parametrize("number", GEMV_WEIGHTS)
+def test_few_rows(target: Cuda, m: int, k: int, n: int, number: str) -> None:
+    cuda_checks.check_gemv(target, m, k, n, number, "silu")
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from aquatint.runtime.cuda import CONV_FORMATS, GEMV_WEIGHTS
 from aquatint.runtime.cuda_launch import Family
 from aquatint.runtime.cuda_sm80 import SM80
 from tests.runtime import cuda_checks
@@ -53,6 +54,28 @@ def test_product(family: Family, m: int, groups: int, n: int, rank: int, order: 
     cuda_checks.check_product(emulated(family, order), m, 64 * groups, 8 * n, formats, rank)
 
 
+@given(
+    batch=st.integers(1, 2), size=st.tuples(st.integers(3, 9), st.integers(3, 9)), channels=st.integers(1, 9),
+    n=st.integers(1, 20), rank=st.sampled_from([0, 8]), kernel=st.sampled_from([(1, 1), (3, 3), (1, 3), (2, 2)]),
+    stride=st.integers(1, 2), padding=st.integers(0, 1), dilation=st.integers(1, 2), order=ORDERS, data=st.data(),
+)  # fmt: skip
+def test_convolution(
+    batch: int, size: tuple[int, int], channels: int, n: int, rank: int, kernel: tuple[int, int], stride: int, padding: int,
+    dilation: int, order: int, data: st.DataObject,
+) -> None:  # fmt: skip
+    number = data.draw(st.sampled_from([formats[1] for formats in CONV_FORMATS]))
+    assume(all(length + 2 * padding > (taps - 1) * dilation for length, taps in zip(size, kernel, strict=True)))
+    image = (batch, channels * (16 if number == "int8" else 64) if channels < 5 else 64 * (channels - 4), *size)
+    cuda_checks.check_conv(emulated(SM80, order), image, 8 * n, number, rank, stride, padding, dilation, kernel)
+
+
+@given(m=st.integers(1, 20), k=st.integers(1, 10), n=st.integers(1, 50), order=ORDERS, data=st.data())
+def test_few_rows(m: int, k: int, n: int, order: int, data: st.DataObject) -> None:
+    number = data.draw(st.sampled_from(GEMV_WEIGHTS))
+    activation = data.draw(st.sampled_from([None, "silu"]))
+    cuda_checks.check_gemv(emulated(SM80, order), m, k * (8 if number == "int8" else 64), n, number, activation)
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
 def test_what_follows_a_product(family: Family, activation: str) -> None:
@@ -63,8 +86,8 @@ def test_what_follows_a_product(family: Family, activation: str) -> None:
 @pytest.mark.parametrize(
     ("file", "line", "instead"),
     [
-        ("product_sm80.cu", "__syncthreads();  // all copies are there, and nobody reads the other stage any more", ""),
-        ("product_sm80.cu", "copies_wait<0>();", "copies_wait<1>();"),
+        ("product_sm80.h", "__syncthreads();  // all copies are there, and nobody reads the other stage any more", ""),
+        ("product_sm80.h", "copies_wait<0>();", "copies_wait<1>();"),
         ("epilogue.h", "__syncwarp();\n            send(", "send("),
         ("operands_sm80.h", "if (threadIdx.x >= kTile) return;", ""),
     ],

@@ -1,0 +1,92 @@
+// Convolutions as implicit products: a token is a pixel of the output, and K goes over the taps, channels within.
+//
+// y (B H' W', O) of codes (B, H, W, C) with a scale for each pixel and a weight (O, kh, kw, C) with one for each output and tap;
+// so each tap is a sum of integers, which is scaled and joins a sum in float32.
+#include "cuda/conv_call.h"
+#include "cuda/product_sm80.h"
+
+namespace aquatint {
+
+template <int Bits>
+struct ByTap {
+    using Sum = float;
+    static constexpr int kScales = kTokens + Weight<Bits>::kBlock, kStage = kScales + kTile * 4;
+    static constexpr int kRows = kTile * 8 / kThreads;  // of which a thread fetches 16 bytes each
+
+    const ConvCall& call;
+    int m, n;
+    Warp warp = {};
+    ConvCall::Place rows[kRows], token;
+    float own = 0;  // the scale of what the token sees, on its way to the stage
+    int sums[kParts][16] = {};
+
+    __device__ ByTap(const ConvCall& call, int m, int n) : call(call), m(m), n(n) {
+        token = call.place(m * kTile + int(threadIdx.x) % kTile);
+        for (int i = 0; i < kRows; ++i) rows[i] = call.place(m * kTile + int(threadIdx.x) / 8 + i * (kThreads / 8));
+    }
+
+    __device__ void fetch(uint8_t* stage, int depth) {
+        int tap = depth / call.depths, chunk = threadIdx.x % 8, byte = depth % call.depths * 128 + chunk * 16;
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+            int pixel = byte < call.channels ? call.seen(rows[i], tap) : -1;
+            const uint8_t* from = pixel < 0 ? call.codes : call.codes + int64_t(pixel) * call.channels + byte;
+            copy_16(stage + swizzled(threadIdx.x / 8 + i * (kThreads / 8), chunk), from, pixel >= 0);
+        }
+        fetch_weight<Weight<Bits>::kBlock>(stage + kTokens, call, n, depth);
+        int pixel = call.seen(token, tap);
+        own = pixel < 0 ? 0.0f : static_cast<const float*>(call.x_scales)[pixel];
+    }
+
+    __device__ void settle(uint8_t* stage) const {
+        if (threadIdx.x < kTile) reinterpret_cast<float*>(stage + kScales)[threadIdx.x] = own;
+    }
+
+    __device__ void multiply(float (&y)[kParts][16], const uint8_t* stage, int depth) {
+        multiply_bytes<Bits>(sums, stage, 0, warp);
+        if (call.channels - depth % call.depths * 128 > 64) multiply_bytes<Bits>(sums, stage, 1, warp);
+        if ((depth + 1) % call.depths == 0) scale(y, stage, depth / call.depths);
+    }
+
+    __device__ void scale(float (&y)[kParts][16], const uint8_t* stage, int tap) {
+        auto* x_scales = reinterpret_cast<const float*>(stage + kScales) + warp.tokens + warp.lane % 4 * 2;
+        const float* w_scales = call.tap_scales + (int64_t(tap) * call.n_tiles + n) * kTile + warp.group * 64 + warp.lane / 4;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+            float2 w = {w_scales[part * 16], w_scales[part * 16 + 8]};
+#pragma unroll
+            for (int i = 0; i < 16; ++i) {
+                float by = (i % 4 < 2 ? w.x : w.y) * x_scales[i / 4 * 8 + i % 2];
+                y[part][i] = fmaf(float(sums[part][i]), by, y[part][i]);
+                sums[part][i] = 0;
+            }
+        }
+    }
+
+    // What the pixels that the taps see give, each through its own tap.
+    __device__ uint4 branch(int row, int rank) const {
+        ConvCall::Place place = call.place(row);
+        int taps = call.kernel_height * call.kernel_width;
+        float sum[8] = {};
+        for (int tap = 0; tap < taps; ++tap) {
+            int pixel = call.seen(place, tap);
+            if (pixel < 0) continue;
+            const float* h = call.h + (int64_t(pixel) * taps + tap) * call.rank + rank;
+#pragma unroll
+            for (int i = 0; i < 8; ++i) sum[i] += h[i];
+        }
+        return eight_halves(sum);
+    }
+};
+
+}  // namespace aquatint
+
+#define AQ_CONV(bits, slices)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                                     \
+        conv_w##bits##a8_s##slices(const __grid_constant__ aquatint::ConvCall call) {                                        \
+        aquatint::product<aquatint::ByTap<bits>, slices>(call);                                                              \
+    }
+#define AQ_CONVS(bits) AQ_CONV(bits, 0) AQ_CONV(bits, 2) AQ_CONV(bits, 4)
+
+AQ_CONVS(4)
+AQ_CONVS(8)

@@ -1,0 +1,68 @@
+// A product's tile by a block, on any tensor cores since Ampere: y = finish( codes_x . codes_w, scaled, + h up^T + bias ).
+//
+// Computed as y^T = W x^T, as on Hopper (product_sm90.cu): the weight is the operand in registers. A block has two stages: while
+// one is multiplied, the copies into the other are under way.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/epilogue.h"
+#include "cuda/operands_sm80.h"
+
+namespace aquatint {
+
+constexpr int kStages = 2;
+constexpr int kBranch = kTile * 128;  // bytes: the tokens' rows of the low-rank branch, in bf16
+
+// The tokens' scales and their rows of the low-rank branch, where stages were.
+template <bool HasBranch, class Operands>
+__device__ inline void fetch_rows(uint8_t* branch, float* scales, const Operands& operands) {
+    int first = operands.m * kTile;
+    const ProductCall& call = operands.call;
+    for (int row = threadIdx.x; std::is_integral_v<typename Operands::Sum> && row < kTile; row += kThreads)
+        scales[row] = first + row < call.m ? static_cast<const float*>(call.x_scales)[first + row] : 0.0f;
+    for (int i = threadIdx.x; HasBranch && i < kTile * 8; i += kThreads) {
+        int row = i / 8, rank = i % 8 * 8;
+        bool there = first + row < call.m && rank < call.rank;
+        *reinterpret_cast<uint4*>(branch + swizzled(row, i % 8)) = there ? operands.branch(first + row, rank) : uint4{0, 0, 0, 0};
+    }
+}
+
+template <class Operands, int Slices, class Call>
+__device__ inline void product(const Call& call) {
+    using Sum = typename Operands::Sum;
+    uint8_t* shared = dynamic_shared();
+    auto [m, n] = call.tile(blockIdx.x);
+    Operands operands{call, m, n};
+    Sum sums[kParts][16] = {};
+    operands.fetch(shared, 0);
+    operands.settle(shared);
+    copies_commit();
+    for (int k = 0; k < call.k_tiles; ++k) {
+        uint8_t *stage = shared + k % kStages * Operands::kStage, *other = shared + (k + 1) % kStages * Operands::kStage;
+        bool more = k + 1 < call.k_tiles;
+        copies_wait<0>();
+        __syncthreads();  // all copies are there, and nobody reads the other stage any more
+        if (more) operands.fetch(other, k + 1);
+        copies_commit();
+        operands.multiply(sums, stage, k);
+        if (more) operands.settle(other);
+    }
+    __syncthreads();
+
+    uint8_t *branch = shared, *outgoing = branch + kBranch;
+    auto* scales = reinterpret_cast<float*>(outgoing + kThreads / 32 * kOutgoing);
+    fetch_rows<(Slices > 0)>(branch, scales, operands);
+    __syncthreads();
+    const Warp& warp = operands.warp;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+        Channels<Slices> channels(call, n * 2 + warp.group, part * 32 + warp.lane);
+        Leaving<Slices, 16, Sum> leaving{call, channels, scales + warp.tokens, branch + warp.tokens * 128,
+                                         outgoing + threadIdx.x / 32 * kOutgoing};
+        leaving.run(sums[part], m * kTile + warp.tokens, n * kTile + warp.group * 64 + part * 16, warp.lane);
+        __syncwarp();  // what is outgoing has been read
+    }
+}
+
+}  // namespace aquatint

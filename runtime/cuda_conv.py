@@ -1,0 +1,82 @@
+"""Convolutions on the GPU: the weight packed tap by tap, and a call as an implicit product."""
+
+from __future__ import annotations
+
+import ctypes
+from math import ceil, prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aquatint.compiler.formats import format_named
+from aquatint.runtime import ops
+from aquatint.runtime.binding import at, can_spread
+from aquatint.runtime.cpu_kernels import output_size
+from aquatint.runtime.cuda_calls import ACTIVATIONS, ConvCall
+from aquatint.runtime.cuda_kernels import NUMBERS, Engine, spread
+from aquatint.runtime.cuda_launch import OUTPUTS, slices_for
+from aquatint.runtime.cuda_pack import TILE, packed_bytes, packed_nibbles, packed_up
+from aquatint.runtime.cuda_sm80 import conv_plan
+
+
+class ConvKernel:
+    """aquatint::conv2d of 8-bit pixels by weights of 4 or 8 bits; called with codes, scales and h, gate, residual."""
+
+    def __init__(
+        self, engine: Engine, codes: Any, scales: Any, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
+        h: Any = None, up: Tensor | None = None, *,
+        formats: tuple[str, str], dtype: torch.dtype, stride: list[int], padding: list[int], dilation: list[int],
+        activation: str | None = None, gate: Any = None, residual: Any = None, table: None = None,
+    ) -> None:  # fmt: skip
+        gate, residual = (v.movedim(-3, -1) if isinstance(v, Tensor) else v for v in (gate, residual))
+        self.engine, self.epilogue, self.branch = engine, (gate, residual), int(h is not None)
+        self.n, self.bits = len(weight), format_named(formats[1]).bits
+        self.geometry = list(weight.shape[1:3]), stride, padding, dilation
+        self.rank = up.shape[1] if up is not None and self.branch else 0
+        whole, place = ceil(self.n / OUTPUTS) * OUTPUTS, engine.device
+        self.weight, by_tap = packed_taps(weight.to(place), weight_scales.to(place), formats[1], whole)
+        self.scales = F.pad(by_tap, (0, 0, 0, whole - self.n)).T.contiguous()
+        self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.n))
+        self.up = packed_up(up.to(place), whole, slices_for(self.rank)) if up is not None and self.branch else None
+        pairs = {name: (ctypes.c_int * 2)(*pair) for name, pair in zip(("stride", "padding", "dilation"), self.geometry[1:])}  # noqa: B905
+        self.call = ConvCall(
+            weight=at(self.weight), bias=at(self.bias), up=at(self.up), n=self.n, rank=self.rank,
+            activation=ACTIVATIONS.index(activation), tap_scales=at(self.scales), kernel_height=self.geometry[0][0],
+            kernel_width=self.geometry[0][1], **pairs,
+        )  # fmt: skip
+
+    def fits(self, codes: Tensor, *values: Tensor) -> bool:
+        shape = [len(codes), *output_size(codes.shape[1:3], *self.geometry), self.n]
+        others = (v.movedim(-3, -1) for v in values[1 + self.branch :])
+        return all(can_spread(v, shape) for v in ops.filled(self.epilogue, list(others)))
+
+    def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
+        batch, height, width, channels = codes.shape
+        out_height, out_width = output_size(codes.shape[1:3], *self.geometry)
+        y = torch.empty(batch, out_height, out_width, self.n, dtype=NUMBERS, device=codes.device)
+        h = varying[0] if self.branch else None
+        others = [v.movedim(-3, -1) for v in varying[self.branch :]]
+        gate, residual = (spread(v, y.shape) for v in ops.filled(self.epilogue, others))
+        m = batch * out_height * out_width
+        plan = conv_plan(m, self.n, channels, prod(self.geometry[0]), self.bits, self.rank)
+        call = ConvCall.from_buffer_copy(self.call)
+        call.codes, call.x_scales, call.h, call.y, call.m = at(codes), at(scales), at(h), at(y), m
+        call.gate, call.residual = gate[0], residual[0]
+        call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
+        call.channels, call.depths = channels, ceil(channels / TILE)
+        call.height, call.width, call.out_height, call.out_width = height, width, out_height, out_width
+        self.engine.launch(plan.launch, [call])
+        return y.permute(0, 3, 1, 2)
+
+
+def packed_taps(weight: Tensor, scales: Tensor, format: str, outputs: int) -> tuple[Tensor, Tensor]:
+    """A weight (O, kh, kw, C) as a product's, each tap filled up to whole tiles, and its scales (O, kh kw)."""
+    number = format_named(format)
+    if number.bits == 8:
+        return packed_bytes(F.pad(weight, (0, -weight.shape[-1] % TILE)).flatten(1), outputs), scales[..., 0].flatten(1)
+    rows, groups = number.split_scales(scales)
+    filled = F.pad(weight, (0, -weight.shape[-1] % (TILE // 2)))
+    wide = F.pad(groups.to(torch.uint8), (0, -groups.shape[-1] % 2), value=1)
+    return packed_nibbles(filled.flatten(1), wide.flatten(1), outputs), rows[..., 0].flatten(1)
