@@ -174,8 +174,7 @@ struct Product {
 
 template <int Tokens, int Bits, int Slices>
 __device__ inline void product(const TensorMap* x, const ProductCall& call) {
-    extern __shared__ uint8_t shared[];
-    Product<Tokens, Bits, Slices> product(call, shared);
+    Product<Tokens, Bits, Slices> product(call, dynamic_shared());
     if (threadIdx.x == 0) product.prepare();
     __syncthreads();
     await_kernel_before();

@@ -314,10 +314,9 @@ struct Quantize {
 
 template <int Slices>
 __device__ inline void quantize(const QuantizeCall& call) {
-    extern __shared__ __align__(16) uint8_t memory[];
     await_kernel_before();
     start_kernel_behind();
-    Quantize<Slices> quantize(call, memory);
+    Quantize<Slices> quantize(call, dynamic_shared());
     quantize.run();
 }
 

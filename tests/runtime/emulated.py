@@ -38,8 +38,21 @@ def load(path: Path, seed: int) -> Emulated:
     return Emulated(library, seed)
 
 
-def emulated(family: Family, seed: int = 0, multiprocessors: int = 4, **others: Path) -> Cuda:
+def emulated(family: Family, seed: int = 0, multiprocessors: int = 4, tokens: int | None = None, **others: Path) -> Cuda:
     """The target `cuda` with a family's kernels on this CPU; `others` are files in place of those that were built."""
     device = torch.device("cpu")
     modules = {name: load(others.get(name, BUILT / f"{name}.so"), seed) for name in family.files}
-    return Cuda(Engine(family, device, multiprocessors, modules, lambda *matrix: None, lambda: 0), device)
+    return Cuda(Engine(family, device, multiprocessors, modules, described, lambda: 0, tokens), device)
+
+
+class TensorMap(ctypes.Structure):
+    """As in tests/native/emulator/cuda/hopper.h."""
+
+    _fields_ = [
+        ("matrix", ctypes.c_void_p), ("rows", ctypes.c_int64), ("columns", ctypes.c_int64),
+        ("box_rows", ctypes.c_int32), ("box_columns", ctypes.c_int32), ("rest", ctypes.c_uint8 * 96),
+    ]  # fmt: skip
+
+
+def described(address: int, rows: int, columns: int, box: tuple[int, int]) -> TensorMap:
+    return TensorMap(address, rows, columns, *box)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aquatint.runtime.cuda import CONV_FORMATS, GEMV_WEIGHTS
 from aquatint.runtime.cuda_launch import Family
 from aquatint.runtime.cuda_sm80 import SM80
+from aquatint.runtime.cuda_sm90 import SM90, TOKENS
 from tests.runtime import cuda_checks
 from tests.runtime.emulated import BUILT, emulated
 
@@ -22,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not BUILT.is_dir(), reason="`make emulated` was not run"),
 ]
 ROOT = BUILT.parent.parent
-FAMILIES = [SM80]
+FAMILIES = [SM80, SM90]
 RANKS = st.sampled_from([0, 8, 32, 64])
 ORDERS = st.integers(0, 1000)
 
@@ -44,14 +45,15 @@ def test_quantize(family: Family, m: int, groups: int, rank: int, order: int, da
 @pytest.mark.parametrize("activation", [None, "silu", "gelu_tanh"])
 def test_quantize_behind_a_norm(family: Family, activation: str | None) -> None:
     for number in family.formats:
-        cuda_checks.check_norm(emulated(family), 21, 576, activation, number)
+        cuda_checks.check_norm(emulated(family), 21, 1600, activation, number)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 @given(m=st.integers(1, 200), groups=st.integers(1, 7), n=st.integers(1, 24), rank=RANKS, order=ORDERS, data=st.data())
 def test_product(family: Family, m: int, groups: int, n: int, rank: int, order: int, data: st.DataObject) -> None:
     formats = data.draw(st.sampled_from(family.products))
-    cuda_checks.check_product(emulated(family, order), m, 64 * groups, 8 * n, formats, rank)
+    tokens = data.draw(st.sampled_from([t for t in TOKENS if t < 256 or rank <= 32])) if family is SM90 else None
+    cuda_checks.check_product(emulated(family, order, tokens=tokens), m, 64 * groups, 8 * n, formats, rank)
 
 
 @given(
@@ -84,15 +86,20 @@ def test_what_follows_a_product(family: Family, activation: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "line", "instead"),
+    ("module", "file", "line", "instead"),
     [
-        ("product_sm80.h", "__syncthreads();  // all copies are there, and nobody reads the other stage any more", ""),
-        ("product_sm80.h", "copies_wait<0>();", "copies_wait<1>();"),
-        ("epilogue.h", "__syncwarp();\n            send(", "send("),
-        ("operands_sm80.h", "if (threadIdx.x >= kTile) return;", ""),
+        ("product_sm80", "product_sm80.h", "__syncthreads();  // all copies are there", "//"),
+        ("product_sm80", "product_sm80.h", "copies_wait<0>();", "copies_wait<1>();"),
+        ("product_sm80", "epilogue.h", "__syncwarp();\n            send(", "send("),
+        ("product_sm80", "operands_sm80.h", "if (threadIdx.x >= kTile) return;", ""),
+        ("product_w8_sm90", "product_sm90.cu", "barrier_wait(&barriers->empty[place.stage], place.parity ^ 1);", ""),
+        ("product_w8_sm90", "product_sm90.cu", "wgmma_wait<1>();", "wgmma_wait<2>();"),
+        ("product_w8_sm90", "product_sm90.cu", "barrier_wait(&barriers->rows_empty, parity);", ""),
+        ("quantize_sm90", "quantize_sm90.cu", "cluster.sync();\n        if (threadIdx.x < kRows)", "if (threadIdx.x < kRows)"),
+        ("quantize_sm90", "quantize_sm90.cu", "barrier_wait(&shared.arrived[room], parity);", ""),
     ],
 )  # fmt: skip
-def test_the_emulator_sees_what_a_gpu_may_forgive(tmp_path: Path, file: str, line: str, instead: str) -> None:
+def test_the_emulator_sees_what_a_gpu_may_forgive(tmp_path: Path, module: str, file: str, line: str, instead: str) -> None:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++")
@@ -101,18 +108,17 @@ def test_the_emulator_sees_what_a_gpu_may_forgive(tmp_path: Path, file: str, lin
     text = changed.read_text()
     assert line in text
     changed.write_text(text.replace(line, instead))
-    emulator = ROOT / "tests" / "native" / "emulator"
-    built = tmp_path / "product_sm80.so"
-    flags = "-std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -w".split()
-    subprocess.run(
-        [compiler, *flags, f"-I{emulator}", f"-I{tmp_path / 'csrc'}", emulator / "product_sm80.cpp", "-o", built], check=True
-    )
+    emulator, built = ROOT / "tests" / "native" / "emulator", tmp_path / f"{module}.so"
+    flags = f"-std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -w -I{emulator} -I{tmp_path / 'csrc'}".split()
+    subprocess.run([compiler, *flags, emulator / f"{module}.cpp", "-o", built], check=True)
+    family = SM90 if module.endswith("sm90") else SM80
 
     def attempts() -> None:
         for seed in range(5):
-            target = emulated(SM80, seed, product_sm80=built)
-            for formats in SM80.products:
-                cuda_checks.check_product(target, 150, 576, 136, formats, 32)
+            target = emulated(family, seed, 2, **{module: built})
+            cuda_checks.check_quantize(target, 75, 1152, 32, "int8")
+            for formats in family.products:
+                cuda_checks.check_product(target, 300, 1152, 136, formats, 32)
 
     with pytest.raises(AssertionError):
         attempts()

@@ -66,10 +66,17 @@ struct Meeting {
     void open() { arrived = 0, ++generation; }
 };
 
-struct Copy {
-    void* to;
-    const void* from;
-    bool there;
+// What a thread has begun and not waited for: groups of it, the oldest first, each done when it must be and not before.
+struct Begun {
+    using Group = std::vector<std::function<void()>>;
+    Group open;
+    std::deque<Group> committed;
+
+    void commit() { committed.push_back(std::move(open)), open.clear(); }
+    void wait(size_t pending) {
+        for (; committed.size() > pending; committed.pop_front())
+            for (const auto& finish : committed.front()) finish();
+    }
 };
 
 struct Fiber {
@@ -78,8 +85,7 @@ struct Fiber {
     int block = 0, thread = 0;
     bool done = false;
     std::function<bool()> ready;  // empty: at once
-    std::vector<Copy> copies;
-    std::deque<std::vector<Copy>> committed;
+    Begun copies, products;
 };
 
 struct Warp {
@@ -98,6 +104,7 @@ struct Cluster {
     std::vector<Fiber> fibers;
     std::vector<Block> blocks;
     Meeting meeting;
+    std::vector<std::function<void()>> engine;  // copies that end by themselves, one of them now and then
     ucontext_t scheduler;
     Fiber* now = nullptr;
     std::function<void()> kernel;
@@ -120,7 +127,7 @@ struct Cluster {
     static void enter();
 
     void run(int size, int threads, int shared, int first_block, std::mt19937& draw) {
-        blocks.clear(), blocks.resize(size);
+        blocks.clear(), blocks.resize(size), engine.clear();
         fibers.resize(size * threads);
         meeting = {size * threads};
         for (Block& block : blocks) {
@@ -132,7 +139,7 @@ struct Cluster {
         for (int i = 0; i < size * threads; ++i) {
             Fiber& fiber = fibers[i];
             fiber.block = i / threads, fiber.thread = i % threads, fiber.done = false, fiber.ready = nullptr;
-            fiber.copies.clear(), fiber.committed.clear();
+            fiber.copies = {}, fiber.products = {};
             ++blocks[fiber.block].warps[fiber.thread / 32].meeting.expected;
             getcontext(&fiber.context);
             fiber.context.uc_stack.ss_sp = fiber.stack.get();
@@ -155,12 +162,22 @@ struct Cluster {
         for (bool moved = true; moved;) {
             moved = false;
             std::shuffle(order.begin(), order.end(), draw);
+            if (!engine.empty() && draw() % 4 == 0) moved = end_a_copy(draw);
             for (int i = 0; i < all && !moved; ++i) moved = go_on(order[i] / warps, order[i] % warps, threads, first_block);
+            if (!moved && !engine.empty()) moved = end_a_copy(draw);
         }
         for (const Fiber& fiber : fibers)
             if (!fiber.done)
                 throw std::runtime_error("thread " + std::to_string(fiber.thread) + " of block " +
                                          std::to_string(first_block + fiber.block) + " waits for ever");
+    }
+
+    bool end_a_copy(std::mt19937& draw) {
+        std::swap(engine[draw() % engine.size()], engine.back());
+        auto finish = std::move(engine.back());
+        engine.pop_back();
+        finish();
+        return true;
     }
 
     // A warp as far as it can go.

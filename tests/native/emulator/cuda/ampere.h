@@ -19,20 +19,14 @@ inline void copy_16(void* to, const void* from, bool there) {
     if (reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16)
         throw std::runtime_error("a copy of 16 bytes that are not aligned to 16");
     std::memset(to, 0xee, 16);
-    emulator::cluster.now->copies.push_back({to, from, there});
+    emulator::cluster.now->copies.open.push_back([=] { there ? std::memcpy(to, from, 16) : std::memset(to, 0, 16); });
 }
 
-inline void copies_commit() {
-    emulator::Fiber& fiber = *emulator::cluster.now;
-    fiber.committed.push_back(std::move(fiber.copies));
-    fiber.copies.clear();
-}
+inline void copies_commit() { emulator::cluster.now->copies.commit(); }
 
 template <int Pending>
 void copies_wait() {
-    auto& committed = emulator::cluster.now->committed;
-    for (; committed.size() > Pending; committed.pop_front())
-        for (const auto& [to, from, there] : committed.front()) there ? std::memcpy(to, from, 16) : std::memset(to, 0, 16);
+    emulator::cluster.now->copies.wait(Pending);
 }
 
 inline uint4 load_matrices(const void* from) {
