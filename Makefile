@@ -1,5 +1,6 @@
 # make demo   set up, build, and compress the two shipped models
 # make test   set up, build, lint, and run the tests; the CUDA kernels are compiled too where nvcc is
+# make test-gpu   the kernels on the NVIDIA GPU that is here, against the operators' meaning in float64
 # make fuzz   the same tests on cases that are drawn anew
 # make lint   ruff and pyright alone
 # make cuda   the CUDA kernels, for every architecture that they are written for; needs nvcc, and no GPU
@@ -12,13 +13,16 @@ NVCC ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) /usr/local
 LIBRARY := build/cpu/libaquatint_cpu.so
 SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) csrc/CMakeLists.txt
 
-.PHONY: demo test fuzz lint setup cuda emulated peers clean
+.PHONY: demo test test-gpu fuzz lint setup cuda emulated peers clean
 
 demo: setup
 	PYTHONPATH=. $(BIN)/python -m aquatint demo
 
 test: setup lint build/peers/optimum/ready emulated $(if $(NVCC),cuda)
 	$(BIN)/python -m pytest
+
+test-gpu: setup cuda
+	$(BIN)/python -m pytest -m gpu
 
 fuzz: setup
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz
@@ -42,7 +46,7 @@ $(LIBRARY): .venv/ready $(SOURCES)
 
 CUDA_HEADERS := $(wildcard csrc/cuda/*.h) csrc/common/codec.h
 FATBIN = $(NVCC) -std=c++17 -O3 -Icsrc -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1
-cuda: $(patsubst %,build/cuda/%.fatbin,product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90 product_sm80 quantize_sm80 gemv_sm80 conv_sm80)
+cuda: $(patsubst %,build/cuda/%.fatbin,product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90 product_sm80 quantize_sm80 gemv_sm80 conv_sm80 ceiling_sm80)
 build/cuda/product_w%_sm90.fatbin: csrc/cuda/product_sm90.cu $(CUDA_HEADERS)
 	@mkdir -p $(@D)
 	$(FATBIN) -gencode=arch=compute_90a,code=sm_90a -DAQ_BITS=$* || (cat $(@:.fatbin=.log); false)

@@ -1,11 +1,12 @@
 """Our CUDA kernels beside every other way to run a linear layer on this GPU, in one run.
 
     make cuda && python -m benchmarks.cuda_peers            # docs/cuda_peers.md and a dated JSON
+    python -m benchmarks.cuda_peers --family sm80           # kernels of an older family, where they run too: cuda_peers_sm80.md
     python -m benchmarks.cuda_peers --tiles --no-page       # every tile of ours beside the one that the rules choose
 
 Each contender is captured as a CUDA graph of several calls and all take turns; figures are medians of device events over the
-turns with quartiles. Data is random. `bare int8 loop` issues the tensor cores' products of bytes on registers and one tile of
-shared memory alone, for as many multiply-adds: the card's ceiling at that moment. A missing peer is named with its reason.
+turns with quartiles. Data is random. `bare int8 loop` issues the tensor cores' products of bytes on registers (on Hopper, one
+tile of shared memory too) for as many multiply-adds: the card's ceiling at that moment. A missing peer is named with why.
 """
 
 from __future__ import annotations
@@ -23,16 +24,27 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
-from aquatint.runtime.cuda import cuda, file
+from aquatint.runtime.cuda import engine as engine_of
+from aquatint.runtime.cuda import file
 from aquatint.runtime.cuda_calls import at_struct
 from aquatint.runtime.cuda_driver import driver
 from aquatint.runtime.cuda_kernels import Engine, GemmKernel, QuantizeKernel
 from aquatint.runtime.cuda_launch import Launch
-from aquatint.runtime.cuda_sm90 import SHARED, TOKENS
+from aquatint.runtime.cuda_sm80 import SM80, SM120
+from aquatint.runtime.cuda_sm90 import SM90, TOKENS
 from benchmarks.records import markdown, write_record
 
 SHAPES = ((4608, 3072, 12288), (4608, 12288, 3072), (4608, 3072, 9216), (1024, 1152, 4608), (16384, 2240, 5600))
 CALLS, TURNS = 5, 15
+FOUR, ONLY_FOUR = ("int8", "int4-g64-whole"), ("int4-g64", "int4-g64")
+FAMILIES = {"sm80": SM80, "sm90": SM90, "sm120": SM120}
+# A file, blocks on a multiprocessor, multiply-adds of a block in one round, and its shared memory.
+CEILINGS = {
+    ("sm90", "ceiling_bytes"): ("ceiling_sm90", 1, 128 * 256 * 128, 34 * 1024),
+    ("sm80", "ceiling_bytes"): ("ceiling_sm80", 4, 8 * 8 * 16 * 8 * 32, 0),
+    ("sm80", "ceiling_nibbles"): ("ceiling_sm80", 4, 8 * 8 * 16 * 8 * 64, 0),
+    ("sm120", "ceiling_bytes"): ("ceiling_sm80", 4, 8 * 8 * 16 * 8 * 32, 0),
+}
 Run = Callable[[], object]
 
 
@@ -61,25 +73,27 @@ def layer(m: int, k: int, n: int, rank: int = 32) -> Layer:
     )  # fmt: skip
 
 
-def ours(engine: Engine, found: Layer, format: str, rank: int) -> tuple[Run, Run, Run]:
+def ours(engine: Engine, found: Layer, formats: tuple[str, str], rank: int) -> tuple[Run, Run, Run]:
     """The whole layer, its quantize alone, its product alone."""
     down, up = (found.down, found.up) if rank else (None, None)
-    quantize = QuantizeKernel(engine, ops.Slot, found.smooth, down, format="int8")
-    stored = format_named(format).encode(found.weight.float().cpu())
-    options: dict[str, Any] = {"formats": ("int8", format), "dtype": torch.bfloat16}
+    quantize = QuantizeKernel(engine, ops.Slot, found.smooth, down, format=formats[0])
+    stored = format_named(formats[1]).encode(found.weight.float().cpu())
+    options: dict[str, Any] = {"formats": formats, "dtype": torch.bfloat16}
     product = GemmKernel(engine, ops.Slot, ops.Slot, *stored, found.bias, ops.Slot if rank else None, up, **options)
     codes = quantize(found.x)
     return lambda: product(*quantize(found.x)), lambda: quantize(found.x), lambda: product(*codes)
 
 
-def bare_loop(engine: Engine, shape: tuple[int, int, int]) -> Run:
+def bare_loop(engine: Engine, shape: tuple[int, int, int], kernel: str = "ceiling_bytes") -> Run:
     """The multiply-adds of a product (M, K, N), on every multiprocessor."""
-    module = driver().load(file("ceiling_sm90"), SHARED)
+    name, blocks, depth, shared = CEILINGS[engine.family.name, kernel]
+    module = driver().load(file(name), shared)
     data = torch.randint(-127, 128, (32768,), device="cuda", dtype=torch.int8)
-    out = torch.empty(engine.multiprocessors * 256, dtype=torch.int32, device="cuda")
+    grid = engine.multiprocessors * blocks
+    out = torch.empty(grid * 256, dtype=torch.int32, device="cuda")
     m, k, n = shape
-    rounds = max(1, round(m * k * n / (engine.multiprocessors * 128 * 256 * 128)))
-    launch = Launch("ceiling_sm90", "ceiling_bytes", engine.multiprocessors, 256, 34 * 1024)
+    rounds = max(1, round(m * k * n / (grid * depth)))
+    launch = Launch(name, kernel, grid, 256, shared)
     arguments = [at_struct(data), at_struct(out), at_struct(rounds)]
     return lambda: module.launch(launch, arguments, engine.stream())
 
@@ -148,17 +162,20 @@ def measure(contenders: dict[str, Run], turns: int) -> tuple[dict[str, list[floa
 
 
 def contenders_of(engine: Engine, found: Layer, tiles: bool) -> dict[str, Run]:
-    four, quantize, product = ours(engine, found, "int4-g64-whole", 32)
+    four, quantize, product = ours(engine, found, FOUR, 32)
     runs: dict[str, Run] = {
         "torch bf16": torch_bf16(found),
         "aquatint W4A8 r32": four,
-        "aquatint W4A8 r0": ours(engine, found, "int4-g64-whole", 0)[0],
-        "aquatint W8A8 r32": ours(engine, found, "int8", 32)[0],
+        "aquatint W4A8 r0": ours(engine, found, FOUR, 0)[0],
+        "aquatint W8A8 r32": ours(engine, found, ("int8", "int8"), 32)[0],
         "of it: quantize": quantize,
         "of it: product": product,
         "bare int8 loop": bare_loop(engine, found.shape),
         "cuBLAS int8, no scales": int_mm(found),
     }
+    if ONLY_FOUR in engine.family.products:
+        runs["aquatint W4A4 r32"], _, runs["of W4A4: product"] = ours(engine, found, ONLY_FOUR, 32)
+        runs["bare int4 loop"] = bare_loop(engine, found.shape, "ceiling_nibbles")
     if not tiles:
         try:
             return runs | {"torchao float8 rowwise, compiled": torchao_float8(found)}
@@ -171,7 +188,7 @@ def contenders_of(engine: Engine, found: Layer, tiles: bool) -> dict[str, Run]:
             return runs | {"torchao float8 rowwise, compiled": absent}
     for tokens in TOKENS:
         variant = replace(engine, tokens=tokens)
-        runs[f"product, {tokens} tokens"] = ours(variant, found, "int4-g64-whole", 32)[2]
+        runs[f"product, {tokens} tokens"] = ours(variant, found, FOUR, 32)[2]
     return runs
 
 
@@ -179,11 +196,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--tiles", action="store_true", help="our product on every tile, instead of torchao")
+    parser.add_argument("--family", choices=FAMILIES, help="kernels of an older kind of GPU, where they run too")
     parser.add_argument("--no-page", action="store_true", help="print the tables and write nothing")
     options = parser.parse_args()
-    engine = cuda().engine
-    if engine is None:
-        raise SystemExit("the kernels are not there: `make cuda`")
+    engine = engine_of(torch.device("cuda", torch.cuda.current_device()), FAMILIES.get(options.family))
     card, parts, record = torch.cuda.get_device_name(), [], {}
     for shape in SHAPES:
         taken, missing = measure(contenders_of(engine, layer(*shape), options.tiles), options.turns)
@@ -192,9 +208,10 @@ def main() -> None:
         print(parts[-1], flush=True)
     if options.no_page:
         return
-    path = write_record("cuda_peers", {"gpu": card, "cases": record})
-    page = Path(__file__).resolve().parent.parent / "docs" / "cuda_peers.md"
-    head = f"# Linear layers on {card}\n\n`python -m benchmarks.cuda_peers`, torch {torch.__version__}, {path.name}.\n\n"
+    name, by = ("cuda_peers", "") if options.family is None else (f"cuda_peers_{options.family}", f" --family {options.family}")
+    path = write_record(name, {"gpu": card, "cases": record})
+    page = Path(__file__).resolve().parent.parent / "docs" / f"{name}.md"
+    head = f"# Linear layers on {card}\n\n`python -m benchmarks.cuda_peers{by}`, torch {torch.__version__}, {path.name}.\n\n"
     page.write_text(head + "\n".join(parts))
 
 
