@@ -46,7 +46,8 @@ $(LIBRARY): .venv/ready $(SOURCES)
 
 CUDA_HEADERS := $(wildcard csrc/cuda/*.h) csrc/common/codec.h
 FATBIN = $(NVCC) -std=c++17 -O3 -Icsrc -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1
-cuda: $(patsubst %,build/cuda/%.fatbin,product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90 product_sm80 quantize_sm80 gemv_sm80 conv_sm80 ceiling_sm80)
+cuda: $(patsubst %,build/cuda/%.fatbin,product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90 product_sm80 quantize_sm80 gemv_sm80 conv_sm80 ceiling_sm80 \
+  product_sm120 quantize_sm120)
 build/cuda/product_w%_sm90.fatbin: csrc/cuda/product_sm90.cu $(CUDA_HEADERS)
 	@mkdir -p $(@D)
 	$(FATBIN) -gencode=arch=compute_90a,code=sm_90a -DAQ_BITS=$* || (cat $(@:.fatbin=.log); false)
@@ -56,6 +57,10 @@ build/cuda/%_sm90.fatbin: csrc/cuda/%_sm90.cu $(CUDA_HEADERS)
 build/cuda/%_sm80.fatbin: csrc/cuda/%_sm80.cu $(CUDA_HEADERS)
 	@mkdir -p $(@D)
 	$(FATBIN) $(foreach sm,80 86 89 90 120,-gencode=arch=compute_$(sm),code=sm_$(sm)) || (cat $(@:.fatbin=.log); false)
+
+build/cuda/%_sm120.fatbin: csrc/cuda/%_sm120.cu $(CUDA_HEADERS)
+	@mkdir -p $(@D)
+	$(FATBIN) -gencode=arch=compute_120f,code=sm_120f || (cat $(@:.fatbin=.log); false)
 
 # The same kernels on a CPU, to be tested where there is no GPU.
 EMULATOR := $(wildcard tests/native/emulator/*.h tests/native/emulator/cuda/*.h)

@@ -30,8 +30,9 @@ from aquatint.runtime.cuda_calls import at_struct
 from aquatint.runtime.cuda_driver import driver
 from aquatint.runtime.cuda_kernels import Engine, GemmKernel, QuantizeKernel
 from aquatint.runtime.cuda_launch import Launch
-from aquatint.runtime.cuda_sm80 import SM80, SM120
+from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SM90, TOKENS
+from aquatint.runtime.cuda_sm120 import NVFP4, SM120
 from benchmarks.records import markdown, write_record
 
 SHAPES = ((4608, 3072, 12288), (4608, 12288, 3072), (4608, 3072, 9216), (1024, 1152, 4608), (16384, 2240, 5600))
@@ -176,6 +177,8 @@ def contenders_of(engine: Engine, found: Layer, tiles: bool) -> dict[str, Run]:
     if ONLY_FOUR in engine.family.products:
         runs["aquatint W4A4 r32"], _, runs["of W4A4: product"] = ours(engine, found, ONLY_FOUR, 32)
         runs["bare int4 loop"] = bare_loop(engine, found.shape, "ceiling_nibbles")
+    if NVFP4 in engine.family.products:
+        runs["aquatint nvfp4 r32"], _, runs["of nvfp4: product"] = ours(engine, found, NVFP4, 32)
     if not tiles:
         try:
             return runs | {"torchao float8 rowwise, compiled": torchao_float8(found)}

@@ -17,9 +17,10 @@ from torch import Tensor
 from aquatint.runtime.cuda_conv import ConvKernel
 from aquatint.runtime.cuda_driver import CudaError, driver
 from aquatint.runtime.cuda_kernels import MOST_RANKS, NUMBERS, Engine, GemmKernel, GemvKernel, QuantizeKernel
-from aquatint.runtime.cuda_launch import Family
-from aquatint.runtime.cuda_sm80 import SM80, SM120
+from aquatint.runtime.cuda_launch import COLUMNS, Family
+from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SM90
+from aquatint.runtime.cuda_sm120 import SM120
 
 # By compute capability: the kernels for it, and how many bytes of shared memory a block may have.
 FAMILIES = {
@@ -135,8 +136,9 @@ def product_refusal(
         return f"results are in {dtype}: cast the model to bfloat16 before it is compressed"
     if options.get("active") is not None:
         return "no kernel multiplies the halves of a gated unit"
-    if len(weight) % 8 or width % 16:
-        return f"(N, K) = ({len(weight)}, {width}) are not multiples of (8, 16)"
+    multiple = COLUMNS[formats[0]]  # type: ignore[index]
+    if len(weight) % 8 or width % multiple:
+        return f"(N, K) = ({len(weight)}, {width}) are not multiples of (8, {multiple})"
     if isinstance(up, Tensor) and h is not None and (up.shape[1] > MOST_RANKS or up.shape[1] % 8):
         return f"rank {up.shape[1]} is above {MOST_RANKS}, or not a multiple of 8"
     return None

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aquatint.compiler.formats import format_named
+from aquatint.compiler.formats import BY_ROW, NumberFormat, format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at, can_spread
 from aquatint.runtime.cuda_calls import ACTIVATIONS, GemvCall, ProductCall, QuantizeCall, Spread
-from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, slices_for
-from aquatint.runtime.cuda_pack import packed_bytes, packed_groups, packed_nibbles, packed_up
+from aquatint.runtime.cuda_launch import COLUMNS, OUTPUTS, Family, Launch, slices_for
+from aquatint.runtime.cuda_pack import packed_blocks, packed_bytes, packed_groups, packed_nibbles, packed_up
 from aquatint.runtime.cuda_sm80 import gemv_plan
 
 MOST_RANKS = 64
@@ -76,7 +76,7 @@ class QuantizeKernel:
         rows = x.movedim(self.axis, -1)
         vectors = ops.filled(self.affine, varying)
         k = rows.shape[-1]
-        possible = x.dtype == NUMBERS and k % (self.format.group or 16) == 0 and self.engine.family.fits(k, self.rank)
+        possible = x.dtype == NUMBERS and k % COLUMNS[self.format.name] == 0 and self.engine.family.fits(k, self.rank)
         return possible and all(can_spread(v, rows.shape) for v in vectors)
 
     def __call__(self, x: Tensor, *varying: Tensor) -> tuple[Tensor, ...]:
@@ -84,7 +84,8 @@ class QuantizeKernel:
         *outer, k = rows.shape
         m = rows.numel() // k
         codes = torch.empty(*outer, k * self.format.bits // 8, dtype=CODES[self.format.bits], device=x.device)
-        scales = torch.empty(*outer, k // (self.format.group or k), dtype=getattr(torch, self.format.scale), device=x.device)
+        dtype, count = stored_scales(self.format, k)
+        scales = torch.empty(*outer, count, dtype=dtype, device=x.device)
         h = torch.empty(*outer, self.rank, device=x.device) if self.rank else None
         gain, offset = (spread(v, rows.shape) for v in ops.filled(self.affine, varying))
         plan = self.engine.family.quantize(m, k, self.rank, self.format.name, self.engine.multiprocessors)
@@ -178,10 +179,21 @@ class GemvKernel:
         return y
 
 
+def stored_scales(number: NumberFormat, k: int) -> tuple[torch.dtype, int]:
+    """What the scales of a row of K numbers are stored as, and how many they are: `NumberFormat.encode`."""
+    groups = k // (number.group or k)
+    if number.scale in BY_ROW:
+        return torch.uint8, BY_ROW[number.scale][0].itemsize + groups
+    return getattr(torch, number.scale), groups
+
+
 def packed_weight(weight: Tensor, scales: Tensor, formats: tuple[str, str], outputs: int) -> tuple[Tensor, Tensor | None]:
     """A weight as the kernels of its formats read it, and the scale of each row where that is one by itself."""
     if formats[1] == "int8":
         return packed_bytes(weight, outputs), scales[:, 0]
+    if formats[1] == "nvfp4":
+        row, blocks = format_named("nvfp4").split_scales(scales)
+        return packed_blocks(weight, blocks.to(torch.float8_e4m3fn).view(torch.uint8), outputs), row[:, 0]
     if format_named(formats[0]).group:
         return packed_groups(weight, scales, outputs), None
     row, groups = format_named(formats[1]).split_scales(scales)

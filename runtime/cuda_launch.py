@@ -9,6 +9,7 @@ from math import ceil
 from torch import Tensor
 
 OUTPUTS = 128  # channels of a tile
+COLUMNS = {"int8": 16, "int4-g64": 64, "nvfp4": 64}  # what K must be a multiple of, by the format of activations
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,20 @@ def packed_groups(codes: Tensor, scales: Tensor, outputs: int) -> Tensor:
 
     For products of 4 by 4 bits, "Matrix Fragments for mma.m16n8k64": see csrc/cuda/operands_sm80.h.
     """
-    whole = F.pad(codes, (0, -codes.shape[1] % TILE, 0, outputs - len(codes)))
-    # N: block, 64 outputs, part, half, row; K: block, group, half, quad, byte
-    parts = whole.view(torch.uint8).view(-1, 2, 4, 2, 8, whole.shape[1] // TILE, 4, 2, 4, 4)
-    words = parts.permute(0, 5, 6, 1, 2, 4, 8, 7, 3, 9).reshape(-1, whole.shape[1] // TILE, TILE * TILE)
     groups = F.pad(scales.bfloat16(), (0, -scales.shape[1] % 4, 0, outputs - len(scales)))
     by_row = groups.view(-1, 2, 4, 2, 8, groups.shape[1] // 4, 4).permute(0, 5, 6, 1, 2, 4, 3).contiguous().view(torch.uint8)
-    return torch.cat([words, by_row.flatten(2)], -1).contiguous()
+    return torch.cat([_nibble_fragments(codes, outputs), by_row.flatten(2)], -1).contiguous()
+
+
+def packed_blocks(codes: Tensor, scales: Tensor, outputs: int) -> Tensor:
+    """Codes of 4 bits (N, K / 2) and a scale of a byte for each 16, (N, K / 16) -> blocks (N / 128, K / 256, 18432) of bytes.
+
+    For products that scale by themselves, "mma.m16n8k64 with block scaling": see csrc/cuda/product_sm120.cu.
+    """
+    groups = F.pad(scales, (0, -scales.shape[1] % 16, 0, outputs - len(scales)))
+    # N: block, 64 outputs, part, half, row; K: block, 64, 16
+    by_row = groups.view(-1, 2, 4, 2, 8, groups.shape[1] // 16, 4, 4).permute(0, 5, 6, 1, 2, 3, 4, 7)
+    return torch.cat([_nibble_fragments(codes, outputs), by_row.flatten(2)], -1).contiguous()
 
 
 def packed_up(up: Tensor, outputs: int, slices: int) -> Tensor:
@@ -64,6 +71,14 @@ def packed_down_by_lanes(down: Tensor, slices: int) -> Tensor:
     """A down-projection (r, K) in bfloat16 -> (K / 32, 2 slices, 32, 8), zeros beyond: a lane reads eight neighbours."""
     whole = F.pad(down.bfloat16(), (0, -down.shape[1] % 32, 0, 16 * slices - len(down)))
     return whole.view(2 * slices, 8, -1, 4, 8).permute(2, 0, 1, 3, 4).reshape(-1, 2 * slices, 32, 8).contiguous()
+
+
+def _nibble_fragments(codes: Tensor, outputs: int) -> Tensor:
+    """(N, K / 2) -> (N / 128, K / 256, 16384): by 64 along K, 64 outputs, 16 of them, lane, its four registers."""
+    whole = F.pad(codes, (0, -codes.shape[1] % TILE, 0, outputs - len(codes)))
+    # N: block, 64 outputs, part, half, row; K: block, group, half, quad, byte
+    parts = whole.view(torch.uint8).view(-1, 2, 4, 2, 8, whole.shape[1] // TILE, 4, 2, 4, 4)
+    return parts.permute(0, 5, 6, 1, 2, 4, 8, 7, 3, 9).reshape(-1, whole.shape[1] // TILE, TILE * TILE)
 
 
 def _whole(codes: Tensor, outputs: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil
 
 from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
@@ -29,10 +28,14 @@ def product_plan(
 
 def quantize_plan(m: int, k: int, rank: int, format: str, multiprocessors: int) -> QuantizePlan:
     """A block for sixteen rows."""
-    bits, slices = {"int8": 8, "int4-g64": 4}[format], slices_for(rank)
-    shared = WARPS * 2 * slices * 4 * 32 * 4 + WARPS * ROWS * 4 + ROWS * 4 + ROWS * 8
-    launch = Launch("quantize_sm80", f"quantize_a{bits}_s{slices}", ceil(m / ROWS), 32 * WARPS, shared)
-    return QuantizePlan(launch, 1, k)
+    bits = {"int8": 8, "int4-g64": 4}[format]
+    return QuantizePlan(rows_launch("quantize_sm80", f"quantize_a{bits}_s{slices_for(rank)}", m, rank), 1, k)
+
+
+def rows_launch(file: str, kernel: str, m: int, rank: int) -> Launch:
+    """Rows that are quantized, sixteen a block: csrc/cuda/quantize_sm80.h."""
+    shared = WARPS * 2 * slices_for(rank) * 4 * 32 * 4 + WARPS * ROWS * 4 + 2 * ROWS * 8
+    return Launch(file, kernel, ceil(m / ROWS), 32 * WARPS, shared)
 
 
 def gemv_plan(m: int, n: int, bits: int) -> Launch:
@@ -54,5 +57,3 @@ SM80 = Family(
     "sm80", ("quantize_sm80", "product_sm80", "gemv_sm80", "conv_sm80"), ("int8", "int4-g64"), tuple(KERNELS),
     96, quantize_plan, lambda k, rank: True, product_plan, packed_down_by_lanes,
 )  # fmt: skip
-# Blackwell's tensor cores have no integers of 4 bits.
-SM120 = replace(SM80, name="sm120", formats=("int8",), products=(("int8", "int4-g64-whole"), ("int8", "int8")))

@@ -10,6 +10,7 @@ namespace aquatint {
 template <int Bits>
 struct ByTap {
     using Sum = float;
+    static constexpr bool kScaled = true;
     static constexpr int kScales = kTokens + Weight<Bits>::kBlock, kStage = kScales + kTile * 4;
     static constexpr int kRows = kTile * 8 / kThreads;  // of which a thread fetches 16 bytes each
 
@@ -62,6 +63,8 @@ struct ByTap {
             }
         }
     }
+
+    __device__ float row_scale(int) const { return 1.0f; }
 
     // What the pixels that the taps see give, each through its own tap.
     __device__ uint4 branch(int row, int rank) const {

@@ -46,16 +46,17 @@ struct Channels {
 
 // A warp's 16 outputs of 2 Count tokens: of tokens 8 j + lane % 4 * 2 and the next a thread holds its two outputs each.
 //
-// Warps do not wait for each other: 16 outputs of a token are a sector of memory. Sums of integers are scaled here; floats are.
-template <int Slices, int Count, class Sum = int>
+// Warps do not wait for each other: 16 outputs of a token are a sector of memory. Sums are scaled here, unless they are.
+template <int Slices, int Count, bool Scaled = false>
 struct Leaving {
     static constexpr int kTokens = 2 * Count, kTiles = kAtOnce / 8;
     const ProductCall& call;
     const Channels<Slices>& channels;
-    const float* scales;    // of the tokens, where sums are integers
+    const float* scales;    // of the tokens, where sums are not scaled
     const uint8_t* branch;  // tokens by ranks, swizzled
     uint8_t* outgoing;
 
+    template <class Sum>
     __device__ void run(const Sum (&sums)[Count], int first_row, int first_column, int lane) const {
         Curve curve(call.activation);
 #pragma unroll
@@ -77,21 +78,18 @@ struct Leaving {
         }
     }
 
-    __device__ void scale(float (&y)[kTiles][4], const int* sums, int token, int lane) const {
+    template <class Sum>
+    __device__ void scale(float (&y)[kTiles][4], const Sum* sums, int token, int lane) const {
         float2 w = channels.scale, b = channels.bias;
 #pragma unroll
         for (int i = 0; i < kTiles; ++i) {
-            float2 x = *reinterpret_cast<const float2*>(scales + token + 8 * i + lane % 4 * 2);
-            y[i][0] = fmaf(float(sums[4 * i]), x.x * w.x, b.x);
-            y[i][1] = fmaf(float(sums[4 * i + 1]), x.y * w.x, b.x);
-            y[i][2] = fmaf(float(sums[4 * i + 2]), x.x * w.y, b.y);
-            y[i][3] = fmaf(float(sums[4 * i + 3]), x.y * w.y, b.y);
+            float2 x = {1.0f, 1.0f};
+            if constexpr (!Scaled) x = *reinterpret_cast<const float2*>(scales + token + 8 * i + lane % 4 * 2);
+            y[i][0] = Scaled ? sums[4 * i] + b.x : fmaf(float(sums[4 * i]), x.x * w.x, b.x);
+            y[i][1] = Scaled ? sums[4 * i + 1] + b.x : fmaf(float(sums[4 * i + 1]), x.y * w.x, b.x);
+            y[i][2] = Scaled ? sums[4 * i + 2] + b.y : fmaf(float(sums[4 * i + 2]), x.x * w.y, b.y);
+            y[i][3] = Scaled ? sums[4 * i + 3] + b.y : fmaf(float(sums[4 * i + 3]), x.y * w.y, b.y);
         }
-    }
-
-    __device__ void scale(float (&y)[kTiles][4], const float* sums, int, int) const {
-#pragma unroll
-        for (int i = 0; i < kTiles * 4; ++i) y[i / 4][i % 4] = sums[i] + (i % 4 < 2 ? channels.bias.x : channels.bias.y);
     }
 
     // Tile beside tile: a product need not wait for the one before it.

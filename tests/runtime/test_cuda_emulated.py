@@ -15,6 +15,7 @@ from aquatint.runtime.cuda import CONV_FORMATS, GEMV_WEIGHTS
 from aquatint.runtime.cuda_launch import Family
 from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SM90, TOKENS
+from aquatint.runtime.cuda_sm120 import SM120
 from tests.runtime import cuda_checks
 from tests.runtime.emulated import BUILT, emulated
 
@@ -23,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not BUILT.is_dir(), reason="`make emulated` was not run"),
 ]
 ROOT = BUILT.parent.parent
-FAMILIES = [SM80, SM90]
+FAMILIES = [SM80, SM90, SM120]
 RANKS = st.sampled_from([0, 8, 32, 64])
 ORDERS = st.integers(0, 1000)
 

@@ -10,7 +10,10 @@ from torch import Tensor
 
 import aquatint
 from aquatint.runtime import target_named
+from aquatint.runtime.cuda_launch import Family
 from aquatint.runtime.cuda_sm80 import SM80
+from aquatint.runtime.cuda_sm90 import SM90
+from aquatint.runtime.cuda_sm120 import SM120
 from tests.runtime.emulated import BUILT, emulated
 from tests.zoo import build, tensors_of
 
@@ -28,16 +31,18 @@ def in_bfloat16(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "recipe"),
-    [("dit", "svdq-w4a8-r32-whole"), ("dit", "svdq-w4a4-r32"), ("flux", "svdq-w4a8-r32-whole"), ("unet2d", "w8a8"),
-     ("sd", "svdq-w4a8-r32-whole")],
+    ("name", "recipe", "family"),
+    [
+        ("dit", "svdq-w4a8-r32-whole", SM90), ("dit", "svdq-w4a4-r32", SM80), ("dit", "nvfp4-r32", SM120),
+        ("flux", "svdq-w4a8-r32-whole", SM80), ("unet2d", "w8a8", SM90), ("sd", "svdq-w4a8-r32-whole", SM80),
+    ],
 )  # fmt: skip
-def test_a_model_in_bfloat16(name: str, recipe: str) -> None:
+def test_a_model_in_bfloat16(name: str, recipe: str, family: Family) -> None:
     model, (args, kwargs) = build(name)
     args, kwargs = tuple(map(in_bfloat16, args)), in_bfloat16(kwargs)
     small = aquatint.optimize(model.bfloat16(), recipe, calibrate=lambda m: m(*args, **kwargs))
     expected = tensors_of(small.on(target_named("reference"))(*args, **kwargs))
-    native = small.on(emulated(SM80))
+    native = small.on(emulated(family))
     found = tensors_of(native(*args, **kwargs))
     assert set(native.without_kernel()) <= BY_MEANING
     for own, meaning in zip(found, expected, strict=True):
