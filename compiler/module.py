@@ -17,6 +17,7 @@ from aquatint.compiler.gated import gated
 from aquatint.compiler.join import joined
 from aquatint.compiler.program import Program
 from aquatint.compiler.replay import Replays, replay_of
+from aquatint.compiler.rotary import rotated
 from aquatint.compiler.text import text
 from aquatint.compiler.weights import Weights
 from aquatint.runtime.ops import name_of
@@ -31,6 +32,9 @@ class Target(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def rotates(self) -> bool: ...
+
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
     def gates(self, columns: int) -> bool: ...
@@ -41,6 +45,7 @@ class Target(Protocol):
 def _ready(graph: fx.Graph, weights: Weights, target: Target) -> Execution:
     """With what the target's kernels do together joined."""
     graph = joined(gated(graph, weights, target.gates), weights, target.joins)
+    graph = rotated(graph) if target.rotates else graph
     return Execution(graph, weights, target.lower, None if target.device.type == "cpu" else target.device)
 
 

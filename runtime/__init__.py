@@ -21,6 +21,11 @@ class Target(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def rotates(self) -> bool:
+        """Is there a kernel for rotary positions? See `compiler.rotary`."""
+        ...
+
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A kernel for one call, or None to leave it to the operator's meaning; see `compiler.program.Execution`."""
         ...

@@ -56,6 +56,7 @@ class Cpu:
 
     kernels: KernelSet | None
     name: str = "cpu"
+    rotates: bool = False
 
     @property
     def device(self) -> torch.device:

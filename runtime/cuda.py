@@ -18,6 +18,7 @@ from aquatint.runtime.cuda_conv import ConvKernel
 from aquatint.runtime.cuda_driver import CudaError, driver
 from aquatint.runtime.cuda_kernels import MOST_RANKS, NUMBERS, Engine, GemmKernel, GemvKernel, QuantizeKernel
 from aquatint.runtime.cuda_launch import COLUMNS, Family
+from aquatint.runtime.cuda_rotary import RotaryKernel
 from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SM90
 from aquatint.runtime.cuda_sm120 import SM120
@@ -52,6 +53,7 @@ class Cuda:
     engine: Engine | None
     device: torch.device
     name: str = "cuda"
+    rotates: bool = True
 
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.engine is None:
@@ -156,6 +158,15 @@ def conv_refusal(
     return product_refusal(family, codes, scales, weight, weight_scales, bias, h, up, formats=formats, dtype=dtype)
 
 
+def rotary_refusal(
+    family: Family, x: Any, cos: Any, sin: Any, weight: Any = None, *, dtype: torch.dtype, **options: Any
+) -> str | None:
+    """Why there is no kernel for these rotary positions, or None."""
+    if dtype != NUMBERS:
+        return f"results are in {dtype}: cast the model to bfloat16 before it is compressed"
+    return None if _fixed(weight) else "the norm's weight is not fixed"
+
+
 def gemv_refusal(
     family: Family, x: Any, scales: Any, weight: Any, weight_scales: Any, bias: Any = None, h: Any = None, up: Any = None, *,
     formats: tuple[str | None, str], dtype: torch.dtype, activation: str | None = None, **options: Any,
@@ -181,4 +192,5 @@ KERNELS = (
     Kernel("aquatint::gemm", product_refusal, GemmKernel),
     Kernel("aquatint::gemm", gemv_refusal, GemvKernel),
     Kernel("aquatint::conv2d", conv_refusal, ConvKernel),
+    Kernel("aquatint::rotary", rotary_refusal, RotaryKernel),
 )

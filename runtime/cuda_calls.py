@@ -57,6 +57,16 @@ class GemvCall(ctypes.Structure):
     ]
 
 
+class RotaryCall(ctypes.Structure):
+    """As in csrc/cuda/rotary_call.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "cos", "sin", "weight", "y")),
+        *((name, ctypes.c_int) for name in ("rows", "tokens", "heads", "width", "group")),
+        ("eps", ctypes.c_float),
+    ]
+
+
 def at_struct(value: Any) -> ctypes.Structure:
     """One number or address as an argument of its own."""
     whole = isinstance(value, int)

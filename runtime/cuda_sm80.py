@@ -53,7 +53,13 @@ def conv_plan(m: int, n: int, channels: int, taps: int, bits: int, rank: int) ->
     return ProductPlan(launch, TOKENS, m_tiles, n_tiles, taps * ceil(channels / DEPTHS["int8"]))
 
 
+def rotary_launch(rows: int, width: int) -> tuple[Launch, int]:
+    """Heads' rows, each by as many lanes as it has eights, rounded up to a power of two: the launch, and these lanes."""
+    group = 1 << (ceil(width / 8) - 1).bit_length()
+    return Launch("rotary_sm80", "rotary", ceil(rows * group / 256), 256, 0), group
+
+
 SM80 = Family(
-    "sm80", ("quantize_sm80", "product_sm80", "gemv_sm80", "conv_sm80"), ("int8", "int4-g64"), tuple(KERNELS),
+    "sm80", ("quantize_sm80", "product_sm80", "gemv_sm80", "conv_sm80", "rotary_sm80"), ("int8", "int4-g64"), tuple(KERNELS),
     96, quantize_plan, lambda k, rank: True, product_plan, packed_down_by_lanes,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from aquatint.compiler.formats import format_named
 from aquatint.runtime import cuda_sm80
 from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
 from aquatint.runtime.cuda_pack import packed_down, packed_down_by_lanes
+from aquatint.runtime.cuda_sm80 import SM80
 
 TOKENS = (256, 224, 192, 128)  # of a tile, as csrc/cuda/product_sm90.cu has them
 DEPTH = 128  # bytes of a tile along K
@@ -73,8 +74,8 @@ def _packed_down(down: Tensor, slices: int) -> Tensor:
     return packed_down(down, slices) if slices <= slices_for(MOST_RANKS) else packed_down_by_lanes(down, slices)
 
 
+FILES = ("quantize_sm90", "product_w4_sm90", "product_w8_sm90")
 SM90 = Family(
-    "sm90", ("quantize_sm90", "product_w4_sm90", "product_w8_sm90", "quantize_sm80", "gemv_sm80", "conv_sm80"), ("int8",),
-    (("int8", "int4-g64-whole"), ("int8", "int8")), cuda_sm80.SM80.most_ranks, _quantize, can_quantize, product_plan,
-    _packed_down,
+    "sm90", (*FILES, *(name for name in SM80.files if name != "product_sm80")), ("int8",),
+    (("int8", "int4-g64-whole"), ("int8", "int8")), SM80.most_ranks, _quantize, can_quantize, product_plan, _packed_down,
 )  # fmt: skip

@@ -169,6 +169,20 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *, format: str, scale:
     return F.scaled_dot_product_attention(q, k, v, scale=scale).to(query.dtype)
 
 
+def _rotary(
+    x: Tensor, cos: Tensor, sin: Tensor, weight: Tensor | None = None, *, dtype: torch.dtype, eps: float | None = None
+) -> Tensor:
+    """Rotary positions (RoFormer, arXiv 2104.09864) of x (B, T, heads, D), in float32, the result in `dtype`.
+
+    Neighbours (a, b) of a row turn by an angle: x cos + (-b, a) sin, for cos and sin (1, T, 1, D). With `eps` an RMS norm of
+    each row comes first, times weight (D,).
+    """
+    x = x if eps is None else F.rms_norm(x, x.shape[-1:], weight, eps)
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-second, first], -1).flatten(-2)
+    return (x.float() * cos + turned.float() * sin).to(dtype)
+
+
 def is_plain_attention(
     query: Any, key: Any, value: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False, **options: Any
 ) -> bool:
@@ -343,6 +357,7 @@ gemm = Operator("aquatint::gemm", _gemm)
 gemm_quantize = Operator("aquatint::gemm_quantize", _gemm_quantize)
 conv2d = Operator("aquatint::conv2d", _conv2d)
 attention = Operator("aquatint::attention", _attention)
+rotary = Operator("aquatint::rotary", _rotary)
 
 of_step = Operator("aquatint::of_step", _of_step)
 
@@ -358,7 +373,7 @@ rowwise_conv2d = Operator("aquatint::rowwise_conv2d", _rowwise_conv2d)
 OURS: dict[str, Operator] = {
     op.name: op
     for op in (
-        quantize, group_affine, dequantize, gemm, gemm_quantize, conv2d, attention, of_step,
+        quantize, group_affine, dequantize, gemm, gemm_quantize, conv2d, attention, rotary, of_step,
         take, pick, recall, merge, moved_affine, rowwise_linear, rowwise_matmul, rowwise_conv2d,
     )
 }  # fmt: skip

@@ -14,6 +14,7 @@ class Reference:
     """Lowers nothing."""
 
     name: str = "reference"
+    rotates: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -3,6 +3,7 @@
 
 #include "cuda/activation.h"
 #include "cuda/ampere.h"
+#include "cuda/eight.h"
 #include "cuda/product_call.h"
 #include "cuda/swizzle.h"
 
@@ -11,11 +12,6 @@ namespace aquatint {
 constexpr int kAtOnce = 32;                     // tokens that a warp works on together
 constexpr int kPitch = 48;                      // bytes a token: a warp's 16 outputs, and 16 so that banks differ
 constexpr int kOutgoing = 2 * kAtOnce * kPitch;  // bytes a warp: one part leaves while the next is worked on
-
-__device__ inline uint4 eight_halves(const float* values) {
-    float4 a = reinterpret_cast<const float4*>(values)[0], b = reinterpret_cast<const float4*>(values)[1];
-    return {two_halves(a.x, a.y), two_halves(a.z, a.w), two_halves(b.x, b.y), two_halves(b.z, b.w)};
-}
 
 __device__ inline uint32_t combined(uint32_t y, uint32_t other, bool times) {
     auto a = __bfloat1622float2(reinterpret_cast<__nv_bfloat162&>(y));

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "common/codec.h"
+#include "cuda/eight.h"
 #include "cuda/epilogue.h"
 #include "cuda/quantize_call.h"
 
@@ -14,10 +15,6 @@ namespace aquatint {
 
 constexpr int kRows = 16, kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kWide = 64;  // columns that a warp takes at once, in two halves
-
-__device__ inline float2 two_floats(uint32_t halves) {
-    return {__uint_as_float(halves << 16), __uint_as_float(halves & 0xffff0000)};
-}
 
 __device__ inline float total(float value) {
     for (int step = 16; step; step /= 2) value += __shfl_xor_sync(~0u, value, step);
@@ -29,66 +26,6 @@ __device__ inline float most_of_four(float value) {
     value = fmaxf(value, __shfl_xor_sync(~0u, value, 1));
     return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
 }
-
-// Eight numbers in the order of x.
-struct Eight {
-    float v[8];
-
-    __device__ explicit Eight(const uint4& halves) {
-        uint32_t pairs[4] = {halves.x, halves.y, halves.z, halves.w};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            float2 two = two_floats(pairs[i]);
-            v[2 * i] = two.x, v[2 * i + 1] = two.y;
-        }
-    }
-
-    __device__ explicit Eight(const float* from) {
-        float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
-        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
-    }
-
-    __device__ explicit Eight(float all) {
-        for (float& one : v) one = all;
-    }
-
-    __device__ uint4 halves() const { return eight_halves(v); }
-
-    __device__ void times(const Eight& by) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] *= by.v[i];
-    }
-
-    __device__ float largest() const {
-        float most = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(v[i]));
-        return most;
-    }
-
-    __device__ float sum() const { return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])); }
-
-    // Rounded half to even: behind 1.5 * 2^23 a float has no fraction.
-    __device__ uint32_t code(int i, float by) const { return __float_as_uint(fmaf(v[i], by, 12582912.0f)); }
-
-    __device__ uint2 bytes(float by) const {
-        uint32_t found[2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            uint32_t low = __byte_perm(code(4 * i, by), code(4 * i + 1, by), 0x0040);
-            found[i] = __byte_perm(low, __byte_perm(code(4 * i + 2, by), code(4 * i + 3, by), 0x0040), 0x5410);
-        }
-        return {found[0], found[1]};
-    }
-
-    // A scale in bf16 may be too small for the largest, by a part in 256: 7 is where codes end.
-    __device__ uint32_t nibbles(float by) const {
-        uint32_t found = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) found |= (uint32_t(int(rintf(fminf(fmaxf(v[i] * by, -7.0f), 7.0f)))) & 15) << (4 * i);
-        return found;
-    }
-};
 
 // What a format is: are its scales known only when a row has been read, and what becomes of sixty-four columns, or of eight.
 struct Bytes {

@@ -18,10 +18,6 @@ constexpr int kRows = 32, kWarps = 8, kThreads = 32 * kWarps;
 constexpr int kParts = kWarps / 2;  // of a block's columns: a warp takes sixteen rows of one
 constexpr int kMostBlocks = 8;      // of a cluster
 
-__device__ inline float2 two_floats(uint32_t halves) {
-    return {__uint_as_float(halves << 16), __uint_as_float(halves & 0xffff0000)};
-}
-
 // A number within -127..127, rounded half to even, in the lowest byte: behind 1.5 * 2^23 a float has no fraction.
 __device__ inline uint32_t code(float x, float by) { return __float_as_uint(fmaf(x, by, 12582912.0f)); }
 

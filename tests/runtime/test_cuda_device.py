@@ -72,6 +72,12 @@ def test_few_rows(target: Cuda, m: int, k: int, n: int, number: str) -> None:
     cuda_checks.check_gemv(target, m, k, n, number, "silu")
 
 
+@pytest.mark.parametrize("width", [64, 72, 128])
+@pytest.mark.parametrize("eps", [None, 1e-6])
+def test_rotary(target: Cuda, width: int, eps: float | None) -> None:
+    cuda_checks.check_rotary(target, 2, 1000, 24, width, eps)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
 def test_what_follows_a_product(target: Cuda, activation: str) -> None:
     for formats in family(target).products:

@@ -79,6 +79,14 @@ def test_few_rows(m: int, k: int, n: int, order: int, data: st.DataObject) -> No
     cuda_checks.check_gemv(emulated(SM80, order), m, k * (8 if number == "int8" else 64), n, number, activation)
 
 
+@given(
+    batch=st.integers(1, 2), tokens=st.integers(1, 9), heads=st.integers(1, 5),
+    width=st.sampled_from([8, 40, 64, 72, 128, 256]), eps=st.sampled_from([None, 1e-6]), order=ORDERS,
+)  # fmt: skip
+def test_rotary(batch: int, tokens: int, heads: int, width: int, eps: float | None, order: int) -> None:
+    cuda_checks.check_rotary(emulated(SM80, order), batch, tokens, heads, width, eps)
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
 def test_what_follows_a_product(family: Family, activation: str) -> None:

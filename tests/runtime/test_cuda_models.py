@@ -14,6 +14,7 @@ from aquatint.runtime.cuda_launch import Family
 from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SM90
 from aquatint.runtime.cuda_sm120 import SM120
+from aquatint.runtime.ops import name_of
 from tests.runtime.emulated import BUILT, emulated
 from tests.zoo import build, tensors_of
 
@@ -22,6 +23,10 @@ pytestmark = [
     pytest.mark.skipif(not BUILT.is_dir(), reason="`make emulated` was not run"),
 ]
 BY_MEANING = {"aquatint::group_affine", "aquatint::attention"}  # PyTorch's own kernels, and few of them
+
+
+def kernels_of(small: aquatint.CompressedModule) -> set[str | None]:
+    return {name_of(node.target) for execution in small._executions for node in execution.kernels}
 
 
 def in_bfloat16(value: Any) -> Any:
@@ -45,6 +50,7 @@ def test_a_model_in_bfloat16(name: str, recipe: str, family: Family) -> None:
     native = small.on(emulated(family))
     found = tensors_of(native(*args, **kwargs))
     assert set(native.without_kernel()) <= BY_MEANING
+    assert ("aquatint::rotary" in kernels_of(native)) == (name == "flux")
     for own, meaning in zip(found, expected, strict=True):
         assert (own.float() - meaning.float()).norm() < 0.03 * meaning.float().norm()
     for again, first in zip(tensors_of(native(*args, **kwargs)), found, strict=True):
