@@ -16,8 +16,9 @@ from torch import Tensor
 
 from aquatint.runtime.cuda_conv import ConvKernel
 from aquatint.runtime.cuda_driver import CudaError, driver
-from aquatint.runtime.cuda_kernels import MOST_RANKS, NUMBERS, Engine, GemmKernel, GemvKernel, QuantizeKernel
+from aquatint.runtime.cuda_kernels import MOST_RANKS, Engine, GemmKernel, GemvKernel, QuantizeKernel
 from aquatint.runtime.cuda_launch import COLUMNS, Family
+from aquatint.runtime.cuda_operands import NUMBERS
 from aquatint.runtime.cuda_rotary import RotaryKernel
 from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SM90
@@ -27,7 +28,6 @@ from aquatint.runtime.cuda_sm120 import SM120
 FAMILIES = {
     (8, 0): (SM80, 166912),
     (8, 6): (SM80, 101376),
-    (8, 7): (SM80, 166912),
     (8, 9): (SM80, 101376),
     (9, 0): (SM90, 232448),
     (12, 0): (SM120, 101376),

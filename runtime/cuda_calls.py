@@ -11,7 +11,7 @@ ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cuda/a
 class Spread(ctypes.Structure):
     """As in csrc/cuda/product_call.h."""
 
-    _fields_ = [("values", ctypes.c_void_p), ("inverse", ctypes.c_uint), ("stride", ctypes.c_int)]
+    _fields_ = [("values", ctypes.c_void_p), ("inverse", ctypes.c_uint), ("stride", ctypes.c_int), ("floats", ctypes.c_int)]
 
 
 class ProductCall(ctypes.Structure):

@@ -15,8 +15,9 @@ from aquatint.runtime import ops
 from aquatint.runtime.binding import at, can_spread
 from aquatint.runtime.cpu_kernels import output_size
 from aquatint.runtime.cuda_calls import ACTIVATIONS, ConvCall
-from aquatint.runtime.cuda_kernels import NUMBERS, Engine, spread
+from aquatint.runtime.cuda_kernels import Engine
 from aquatint.runtime.cuda_launch import OUTPUTS, slices_for
+from aquatint.runtime.cuda_operands import NUMBERS, finished, ready, spread, there
 from aquatint.runtime.cuda_pack import TILE, packed_bytes, packed_nibbles, packed_up
 from aquatint.runtime.cuda_sm80 import conv_plan
 
@@ -30,8 +31,8 @@ class ConvKernel:
         formats: tuple[str, str], dtype: torch.dtype, stride: list[int], padding: list[int], dilation: list[int],
         activation: str | None = None, gate: Any = None, residual: Any = None, table: None = None,
     ) -> None:  # fmt: skip
-        gate, residual = (v.movedim(-3, -1) if isinstance(v, Tensor) else v for v in (gate, residual))
-        self.engine, self.epilogue, self.branch = engine, (gate, residual), int(h is not None)
+        self.engine, self.branch = engine, int(h is not None)
+        self.epilogue = there(gate, engine.device), there(residual, engine.device)
         self.n, self.bits = len(weight), format_named(formats[1]).bits
         self.geometry = list(weight.shape[1:3]), stride, padding, dilation
         self.rank = up.shape[1] if up is not None and self.branch else 0
@@ -48,18 +49,20 @@ class ConvKernel:
         )  # fmt: skip
 
     def fits(self, codes: Tensor, *values: Tensor) -> bool:
-        shape = [len(codes), *output_size(codes.shape[1:3], *self.geometry), self.n]
-        others = (v.movedim(-3, -1) for v in values[1 + self.branch :])
-        return all(can_spread(v, shape) for v in ops.filled(self.epilogue, list(others)))
+        return True
 
     def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
+        codes, scales = ready(codes), ready(scales)
         batch, height, width, channels = codes.shape
         out_height, out_width = output_size(codes.shape[1:3], *self.geometry)
         y = torch.empty(batch, out_height, out_width, self.n, dtype=NUMBERS, device=codes.device)
-        h = varying[0] if self.branch else None
-        others = [v.movedim(-3, -1) for v in varying[self.branch :]]
-        gate, residual = (spread(v, y.shape) for v in ops.filled(self.epilogue, others))
         m = batch * out_height * out_width
+        if m == 0:
+            return y.permute(0, 3, 1, 2)
+        h = ready(varying[0]) if self.branch else None
+        others = ops.filled(self.epilogue, varying[self.branch :])
+        inside = all(v is None or (v.dim() >= 3 and can_spread(v.movedim(-3, -1), y.shape)) for v in others)
+        gate, residual = (spread(v.movedim(-3, -1) if inside and v is not None else None, y.shape) for v in others)
         plan = conv_plan(m, self.n, channels, prod(self.geometry[0]), self.bits, self.rank)
         call = ConvCall.from_buffer_copy(self.call)
         call.codes, call.x_scales, call.h, call.y, call.m = at(codes), at(scales), at(h), at(y), m
@@ -68,7 +71,7 @@ class ConvKernel:
         call.channels, call.depths = channels, ceil(channels / TILE)
         call.height, call.width, call.out_height, call.out_width = height, width, out_height, out_width
         self.engine.launch(plan.launch, [call])
-        return y.permute(0, 3, 1, 2)
+        return y.permute(0, 3, 1, 2) if inside else finished(y.permute(0, 3, 1, 2), *others)
 
 
 def packed_taps(weight: Tensor, scales: Tensor, format: str, outputs: int) -> tuple[Tensor, Tensor]:

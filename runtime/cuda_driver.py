@@ -56,9 +56,10 @@ class Driver:
 
     def load(self, path: Path, shared: int) -> Module:
         """The kernels in a fatbin or cubin; a block may have so many bytes of shared memory."""
-        handle = ctypes.c_void_p()
+        handle, context = ctypes.c_void_p(), ctypes.c_void_p()
+        self.check(self.library.cuCtxGetCurrent(ctypes.byref(context)), "asking for the context")
         self.check(self.library.cuModuleLoadData(ctypes.byref(handle), path.read_bytes()), f"loading {path}")
-        return Module(self, handle, path, shared)
+        return Module(self, handle, context, path, shared)
 
     def tensor_map(self, address: int, rows: int, columns: int, box: tuple[int, int]) -> ctypes.Array[ctypes.c_char]:
         """A matrix (rows, columns) of bytes for the copy engine, read in boxes (rows, 128) and swizzled by 128 bytes.
@@ -83,6 +84,7 @@ class Module:
 
     driver: Driver
     handle: ctypes.c_void_p
+    context: ctypes.c_void_p  # that it was loaded in; a thread may have another one, or none
     path: Path
     shared: int
     found: dict[str, ctypes.c_void_p] = field(default_factory=dict)
@@ -104,8 +106,11 @@ class Module:
         """Start a kernel; `arguments` are structs passed by value."""
         config = _config(launch, stream)
         pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        library = self.driver.library
+        self.driver.check(library.cuCtxPushCurrent_v2(self.context), "entering the context")
         function = self.kernel(launch.kernel)
-        status = self.driver.library.cuLaunchKernelEx(ctypes.byref(config), function, pointers, None)
+        status = library.cuLaunchKernelEx(ctypes.byref(config), function, pointers, None)
+        library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
         self.driver.check(status, f"launching {launch.kernel}")
 
 

@@ -14,14 +14,14 @@ from torch import Tensor
 from aquatint.compiler.formats import BY_ROW, NumberFormat, format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at, can_spread
-from aquatint.runtime.cuda_calls import ACTIVATIONS, GemvCall, ProductCall, QuantizeCall, Spread
+from aquatint.runtime.cuda_calls import ACTIVATIONS, GemvCall, ProductCall, QuantizeCall
 from aquatint.runtime.cuda_launch import COLUMNS, OUTPUTS, Family, Launch, slices_for
+from aquatint.runtime.cuda_operands import NUMBERS, finished, ready, spread, there
 from aquatint.runtime.cuda_pack import packed_blocks, packed_bytes, packed_groups, packed_nibbles, packed_up
 from aquatint.runtime.cuda_sm80 import gemv_plan
 
 MOST_RANKS = 64
 MOST_GEMV_ROWS = 32  # for more, widening the weight once and a product of bfloat16 are less work
-NUMBERS = torch.bfloat16  # what the kernels read and write
 CODES = {4: torch.uint8, 8: torch.int8}
 
 
@@ -60,7 +60,8 @@ class QuantizeKernel:
         offset: Any = None, *, format: str, axis: int = -1, eps: float | None = None, activation: str | None = None,
         branch: str | None = None,
     ) -> None:  # fmt: skip
-        self.engine, self.axis, self.affine, self.format = engine, axis, (gain, offset), format_named(format)
+        self.engine, self.axis, self.format = engine, axis, format_named(format)
+        self.affine = there(gain, engine.device), there(offset, engine.device)
         self.rank = 0 if down is None else len(down)
         self.smooth = None if smooth is None else smooth.to(engine.device, torch.float32).contiguous()
         self.down = None
@@ -80,21 +81,24 @@ class QuantizeKernel:
         return possible and all(can_spread(v, rows.shape) for v in vectors)
 
     def __call__(self, x: Tensor, *varying: Tensor) -> tuple[Tensor, ...]:
-        rows = x.movedim(self.axis, -1).contiguous()
+        rows = ready(x.movedim(self.axis, -1))
         *outer, k = rows.shape
         m = rows.numel() // k
         codes = torch.empty(*outer, k * self.format.bits // 8, dtype=CODES[self.format.bits], device=x.device)
         dtype, count = stored_scales(self.format, k)
         scales = torch.empty(*outer, count, dtype=dtype, device=x.device)
         h = torch.empty(*outer, self.rank, device=x.device) if self.rank else None
-        gain, offset = (spread(v, rows.shape) for v in ops.filled(self.affine, varying))
+        found = (codes, scales) if h is None else (codes, scales, h)
+        if m == 0:
+            return found
+        gain, offset = (spread(v, rows.shape, wide=True) for v in ops.filled(self.affine, varying))
         plan = self.engine.family.quantize(m, k, self.rank, self.format.name, self.engine.multiprocessors)
         call = QuantizeCall.from_buffer_copy(self.call)
         call.x, call.gain, call.offset = at(rows), gain[0], offset[0]
         call.codes, call.scales, call.h = at(codes), at(scales), at(h)
         call.m, call.k, call.blocks, call.share, call.rooms = m, k, plan.blocks, plan.share, 1
         self.engine.launch(plan.launch, [call])
-        return (codes, scales) if h is None else (codes, scales, h)
+        return found
 
 
 class GemmKernel:
@@ -105,7 +109,8 @@ class GemmKernel:
         h: Any = None, up: Tensor | None = None, *,
         formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None, gate: Any = None, residual: Any = None,
     ) -> None:  # fmt: skip
-        self.engine, self.dtype, self.epilogue, self.branch = engine, dtype, (gate, residual), int(h is not None)
+        self.engine, self.dtype, self.branch = engine, dtype, int(h is not None)
+        self.epilogue = there(gate, engine.device), there(residual, engine.device)
         self.formats, self.n = (formats[0], formats[1]), len(weight)
         self.rank = up.shape[1] if up is not None and self.branch else 0
         whole = ceil(self.n / OUTPUTS) * OUTPUTS
@@ -120,15 +125,19 @@ class GemmKernel:
         )  # fmt: skip
 
     def fits(self, codes: Tensor, *values: Tensor) -> bool:
-        shape = (*codes.shape[:-1], self.n)
-        return all(can_spread(v, shape) for v in ops.filled(self.epilogue, values[1 + self.branch :]))
+        return True
 
     def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
+        codes, scales = ready(codes), ready(scales)
         *outer, pitch = codes.shape
         m, k = codes.numel() // pitch, pitch * 8 // format_named(self.formats[0]).bits
         y = torch.empty(*outer, self.n, dtype=self.dtype, device=codes.device)
-        h = varying[0] if self.branch else None
-        gate, residual = (spread(v, y.shape) for v in ops.filled(self.epilogue, varying[self.branch :]))
+        if m == 0:
+            return y
+        h = ready(varying[0]) if self.branch else None
+        others = ops.filled(self.epilogue, varying[self.branch :])
+        inside = all(can_spread(v, y.shape) for v in others)
+        gate, residual = (spread(v if inside else None, y.shape) for v in others)
         engine = self.engine
         plan = engine.family.product(m, self.n, k, self.formats, self.rank, engine.multiprocessors, engine.tokens)
         call = ProductCall.from_buffer_copy(self.call)
@@ -137,7 +146,7 @@ class GemmKernel:
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
         fetched = [engine.tensor_map(codes.data_ptr(), m, pitch, plan.box)] if plan.box else []
         engine.launch(plan.launch, [*fetched, call])
-        return y
+        return y if inside else finished(y, *others)
 
 
 class GemvKernel:
@@ -149,8 +158,9 @@ class GemvKernel:
         formats: tuple[None, str], dtype: torch.dtype, activation: str | None = None, **options: None,
     ) -> None:  # fmt: skip
         number, place = format_named(formats[1]), engine.device
-        self.engine, self.bits, self.n = engine, number.bits, len(weight)
+        self.engine, self.number, self.n, self.activation = engine, number, len(weight), activation
         self.weight, rows, groups = weight.to(place).contiguous(), None, None
+        self.stored_scales = weight_scales.to(place)
         if number.scale == "whole":
             rows, groups = number.split_scales(weight_scales)
         elif number.group:
@@ -166,17 +176,27 @@ class GemvKernel:
         )  # fmt: skip
 
     def fits(self, x: Tensor) -> bool:
-        return x.dtype == NUMBERS and x.numel() <= MOST_GEMV_ROWS * x.shape[-1]
+        return x.dtype == NUMBERS
 
     def __call__(self, x: Tensor) -> Tensor:
-        rows = x.contiguous()
+        rows = ready(x)
         *outer, k = rows.shape
         m = rows.numel() // k
+        if m > MOST_GEMV_ROWS:
+            return self.widened(x)
         y = torch.empty(*outer, self.n, dtype=NUMBERS, device=x.device)
+        if m == 0:
+            return y
         call = GemvCall.from_buffer_copy(self.call)
         call.x, call.y, call.m, call.k = at(rows), at(y), m, k
-        self.engine.launch(gemv_plan(m, self.n, self.bits), [call])
+        self.engine.launch(gemv_plan(m, self.n, self.number.bits), [call])
         return y
+
+    def widened(self, x: Tensor) -> Tensor:
+        """By PyTorch's own product in bfloat16, the weight widened for this call."""
+        weight = self.number.decode(self.weight, self.stored_scales).to(NUMBERS)
+        y = F.linear(x, weight, None if self.bias is None else self.bias.to(NUMBERS))
+        return ops.ACTIVATIONS[self.activation](y) if self.activation else y
 
 
 def stored_scales(number: NumberFormat, k: int) -> tuple[torch.dtype, int]:
@@ -198,27 +218,3 @@ def packed_weight(weight: Tensor, scales: Tensor, formats: tuple[str, str], outp
         return packed_groups(weight, scales, outputs), None
     row, groups = format_named(formats[1]).split_scales(scales)
     return packed_nibbles(weight, groups.to(torch.uint8), outputs), row[:, 0]
-
-
-def spread(vectors: Tensor | None, shape: Sequence[int]) -> tuple[Spread, Tensor | None]:
-    """What tells the kernel where each row's vector lies, and the tensor that holds them."""
-    if vectors is None:
-        return Spread(), None
-    rows, width = torch.Size(shape[:-1]).numel(), shape[-1]
-    numbers = vectors.to(NUMBERS)
-    if numbers.numel() == width:
-        one = numbers.reshape(-1)
-        return Spread(at(one), 1, 0), one
-    by_sample = numbers.numel() == len(numbers) * width
-    if rows * rows * width // numbers.numel() >= 2**32:  # beyond what `inverse` divides exactly: a vector for each row
-        inner = numbers.expand(*shape) if numbers.dim() == len(shape) else numbers
-        return Spread(at(ordered := inner.contiguous()), 0, width), ordered
-    if by_sample and numbers.stride(-1) == 1 and numbers.stride(0) % 8 == 0 and numbers.data_ptr() % 16 == 0:
-        return Spread(at(numbers), inverse(rows // len(numbers)), numbers.stride(0)), numbers
-    ordered = numbers.contiguous()
-    return Spread(at(ordered), inverse(rows * width // ordered.numel()), width), ordered
-
-
-def inverse(rows: int) -> int:
-    """What the kernels divide by `rows` with; 0 for 1."""
-    return ceil(2**32 / rows) if rows > 1 else 0

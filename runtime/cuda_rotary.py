@@ -10,7 +10,8 @@ from torch import Tensor
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at
 from aquatint.runtime.cuda_calls import RotaryCall
-from aquatint.runtime.cuda_kernels import NUMBERS, Engine
+from aquatint.runtime.cuda_kernels import Engine
+from aquatint.runtime.cuda_operands import NUMBERS, ready
 from aquatint.runtime.cuda_sm80 import rotary_launch
 
 WIDEST = 256  # numbers of a row: a warp's
@@ -33,11 +34,13 @@ class RotaryKernel:
         return x.dtype == NUMBERS and width % 8 == 0 and width <= WIDEST and all(a.shape == shape for a in self._both(angles))
 
     def __call__(self, x: Tensor, *angles: Tensor) -> Tensor:
-        x = x.contiguous()
-        cos, sin = (a.to(torch.float32).contiguous() for a in self._both(angles))
+        x = ready(x)
+        cos, sin = (ready(a.to(torch.float32)) for a in self._both(angles))
         y = torch.empty_like(x)
         batch, tokens, heads, width = x.shape
         rows = batch * tokens * heads
+        if rows == 0:
+            return y
         launch, group = rotary_launch(rows, width)
         call = RotaryCall(at(x), at(cos), at(sin), at(self.weight), at(y), rows, tokens, heads, width, group, self.eps)
         self.engine.launch(launch, [call])

@@ -35,6 +35,7 @@ struct ByTap {
             copy_16(stage + swizzled(threadIdx.x / 8 + i * (kThreads / 8), chunk), from, pixel >= 0);
         }
         fetch_weight<Weight<Bits>::kBlock>(stage + kTokens, call, n, depth);
+        if (threadIdx.x >= kTile) return;
         int pixel = call.seen(token, tap);
         own = pixel < 0 ? 0.0f : static_cast<const float*>(call.x_scales)[pixel];
     }
@@ -70,15 +71,15 @@ struct ByTap {
     __device__ uint4 branch(int row, int rank) const {
         ConvCall::Place place = call.place(row);
         int taps = call.kernel_height * call.kernel_width;
-        float sum[8] = {};
+        Eight sum(0.0f);
         for (int tap = 0; tap < taps; ++tap) {
             int pixel = call.seen(place, tap);
             if (pixel < 0) continue;
-            const float* h = call.h + (int64_t(pixel) * taps + tap) * call.rank + rank;
+            Eight h(call.h + (int64_t(pixel) * taps + tap) * call.rank + rank);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) sum[i] += h[i];
+            for (int i = 0; i < 8; ++i) sum.v[i] += h.v[i];
         }
-        return eight_halves(sum);
+        return sum.halves();
     }
 };
 

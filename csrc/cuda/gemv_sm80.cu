@@ -82,7 +82,8 @@ __device__ inline void gemv(const GemvCall& call) {
 }  // namespace aquatint
 
 #define AQ_GEMV(bits, rows)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(128) gemv_w##bits##_m##rows(const __grid_constant__ aquatint::GemvCall call) { \
+    extern "C" __global__ void __launch_bounds__(128)                                                                        \
+        gemv_w##bits##_m##rows(const __grid_constant__ aquatint::GemvCall call) {                                            \
         aquatint::gemv<bits, rows>(call);                                                                                    \
     }
 #define AQ_GEMVS(bits) AQ_GEMV(bits, 1) AQ_GEMV(bits, 2) AQ_GEMV(bits, 4) AQ_GEMV(bits, 8)

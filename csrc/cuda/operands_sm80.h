@@ -107,7 +107,8 @@ struct ByGroup {
     __device__ void fetch(uint8_t* stage, int depth) {
         fetch_tokens(stage, call, m * kTile, call.k / 2, depth);
         fetch_weight<kBlock>(stage + kTokens, call, n, depth);
-        int token = m * kTile + int(threadIdx.x) % kTile, groups = call.k / 64;
+        if (threadIdx.x >= kTile) return;
+        int token = m * kTile + int(threadIdx.x), groups = call.k / 64;
         auto* scales = static_cast<const __nv_bfloat16*>(call.x_scales) + int64_t(token) * groups;
 #pragma unroll
         for (int i = 0; i < kGroups; ++i) {

@@ -11,12 +11,14 @@ constexpr int kGroupOfTiles = 8;  // tiles of tokens that are worked on side by 
 
 // Vectors of N, one for each row of y or one for so many in turn, `stride` apart; null where there are none.
 struct Spread {
-    const __nv_bfloat16* values;
+    const void* values;  // in bf16
     uint32_t inverse;  // 2^32 over how many rows, rounded up: a division as the upper half of a product; 0: one for each row
     int stride;
+    int floats;  // what quantizing reads may be in float32 instead
 
-    __device__ const __nv_bfloat16* of(int row) const {
-        return values + int64_t(inverse ? __umulhi(row, inverse) : row) * stride;
+    template <class Number = __nv_bfloat16>
+    __device__ const Number* of(int row) const {
+        return static_cast<const Number*>(values) + int64_t(inverse ? __umulhi(row, inverse) : row) * stride;
     }
 };
 

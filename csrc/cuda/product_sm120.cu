@@ -23,7 +23,8 @@ struct ByBlock {
     __device__ void fetch(uint8_t* stage, int depth) {
         fetch_tokens(stage, call, m * kTile, call.k / 2, depth);
         fetch_weight<kBlock>(stage + kTokens, call, n, depth);
-        int token = m * kTile + int(threadIdx.x) % kTile;
+        if (threadIdx.x >= kTile) return;
+        int token = m * kTile + int(threadIdx.x);
 #pragma unroll
         for (int i = 0; i < kGroups; ++i) {
             int group = depth * kGroups + i;

@@ -13,16 +13,16 @@ constexpr int kStages = 2;
 constexpr int kBranch = kTile * 128;  // bytes: the tokens' rows of the low-rank branch, in bf16
 
 // The tokens' scales and their rows of the low-rank branch, where stages were.
-template <bool HasBranch, class Operands>
+template <int Slices, class Operands>
 __device__ inline void fetch_rows(uint8_t* branch, float* scales, const Operands& operands) {
     int first = operands.m * kTile;
     const ProductCall& call = operands.call;
     for (int row = threadIdx.x; !Operands::kScaled && row < kTile; row += kThreads)
         scales[row] = first + row < call.m ? operands.row_scale(first + row) : 0.0f;
-    for (int i = threadIdx.x; HasBranch && i < kTile * 8; i += kThreads) {
-        int row = i / 8, rank = i % 8 * 8;
+    for (int i = threadIdx.x; i < kTile * 2 * Slices; i += kThreads) {
+        int row = i % kTile, chunk = i / kTile, rank = chunk * 8;
         bool there = first + row < call.m && rank < call.rank;
-        *reinterpret_cast<uint4*>(branch + swizzled(row, i % 8)) = there ? operands.branch(first + row, rank) : uint4{0, 0, 0, 0};
+        *reinterpret_cast<uint4*>(branch + swizzled(row, chunk)) = there ? operands.branch(first + row, rank) : uint4{0, 0, 0, 0};
     }
 }
 
@@ -50,7 +50,7 @@ __device__ inline void product(const Call& call) {
 
     uint8_t *branch = shared, *outgoing = branch + kBranch;
     auto* scales = reinterpret_cast<float*>(outgoing + kThreads / 32 * kOutgoing);
-    fetch_rows<(Slices > 0)>(branch, scales, operands);
+    fetch_rows<Slices>(branch, scales, operands);
     __syncthreads();
     const Warp& warp = operands.warp;
 #pragma unroll

@@ -145,9 +145,9 @@ struct Quantize {
         Eight eight(x);
 #pragma unroll
         for (float& v : eight.v) v = v * normal[i].x + normal[i].y;
-        if (call.gain.values) eight.times(Eight(*reinterpret_cast<const uint4*>(call.gain.of(rows[i]) + column)));
+        if (call.gain.values) eight.times(vector(call.gain, rows[i], column));
         if (call.offset.values) {
-            Eight offset(*reinterpret_cast<const uint4*>(call.offset.of(rows[i]) + column));
+            Eight offset = vector(call.offset, rows[i], column);
 #pragma unroll
             for (int j = 0; j < 8; ++j) eight.v[j] += offset.v[j];
         }
@@ -157,6 +157,11 @@ struct Quantize {
             for (float& v : eight.v) v = curve(v);
         }
         return eight.halves();
+    }
+
+    __device__ static Eight vector(const Spread& spread, int row, int column) {
+        if (spread.floats) return Eight(spread.of<float>(row) + column);
+        return Eight(*reinterpret_cast<const uint4*>(spread.of(row) + column));
     }
 
     __device__ Eight smoothed(const uint4& halves, int column) const {

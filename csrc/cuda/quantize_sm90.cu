@@ -209,19 +209,26 @@ struct Quantize {
         for (int row = warp; row < kRows; row += kWarps) {
             float2 norm = normal(row);
             int whole = min(first_row + row, call.m - 1);
-            const __nv_bfloat16* gain = call.gain.values ? call.gain.of(whole) + first_column : nullptr;
-            const __nv_bfloat16* offset = call.offset.values ? call.offset.of(whole) + first_column : nullptr;
             for (int i = lane; i < columns / 2; i += 32) {
                 float2 v = two_floats(halves_at(row, i));
                 v = {v.x * norm.x + norm.y, v.y * norm.x + norm.y};
-                if (gain) v = {v.x * __bfloat162float(gain[2 * i]), v.y * __bfloat162float(gain[2 * i + 1])};
-                if (offset) v = {v.x + __bfloat162float(offset[2 * i]), v.y + __bfloat162float(offset[2 * i + 1])};
+                if (call.gain.values) v = times(v, vector(call.gain, whole, i));
+                if (call.offset.values) {
+                    float2 offset = vector(call.offset, whole, i);
+                    v = {v.x + offset.x, v.y + offset.y};
+                }
                 if (call.activation != kNone) v = {curve(v.x), curve(v.y)};
                 halves_at(row, i) = two_halves(v.x, v.y);
             }
         }
         async_fence();  // the copy engine writes here next
         __syncthreads();
+    }
+
+    __device__ float2 vector(const Spread& spread, int row, int pair) const {
+        int column = first_column + 2 * pair;
+        if (spread.floats) return *reinterpret_cast<const float2*>(spread.of<float>(row) + column);
+        return two_floats(*reinterpret_cast<const uint32_t*>(spread.of(row) + column));
     }
 
     __device__ uint32_t& halves_at(int row, int pair) const { return reinterpret_cast<uint32_t*>(x + row * pitch)[pair]; }

@@ -11,8 +11,8 @@ import torch
 from aquatint.compiler.formats import format_named, unpack_nibbles
 from aquatint.runtime.cuda import FAMILIES, cuda, product_refusal, quantize_refusal
 from aquatint.runtime.cuda_calls import ConvCall, GemvCall, ProductCall, QuantizeCall, RotaryCall
-from aquatint.runtime.cuda_kernels import inverse, spread
 from aquatint.runtime.cuda_launch import slices_for
+from aquatint.runtime.cuda_operands import inverse, spread
 from aquatint.runtime.cuda_pack import (
     packed_blocks,
     packed_bytes,
@@ -157,11 +157,11 @@ def test_rows_are_covered_by_the_blocks_of_a_cluster(k: int, rank: int) -> None:
 
 
 def test_structs_are_as_long_as_those_of_the_kernels() -> None:
-    assert ctypes.sizeof(ProductCall) == 8 * 8 + 2 * 16 + 8 * 4
+    assert ctypes.sizeof(ProductCall) == 8 * 8 + 2 * 24 + 8 * 4
     assert ctypes.sizeof(ConvCall) == ctypes.sizeof(ProductCall) + 8 + 8 * 4 + 6 * 4
     assert ctypes.sizeof(RotaryCall) == 5 * 8 + 6 * 4
     assert ctypes.sizeof(GemvCall) == 6 * 8 + 4 * 4
-    assert ctypes.sizeof(QuantizeCall) == 6 * 8 + 2 * 16 + 7 * 4 + 4
+    assert ctypes.sizeof(QuantizeCall) == 6 * 8 + 2 * 24 + 7 * 4 + 4
 
 
 def test_what_no_kernel_serves_is_said() -> None:

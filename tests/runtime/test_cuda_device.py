@@ -78,6 +78,14 @@ def test_rotary(target: Cuda, width: int, eps: float | None) -> None:
     cuda_checks.check_rotary(target, 2, 1000, 24, width, eps)
 
 
+def test_fixed_vectors(target: Cuda) -> None:
+    cuda_checks.check_fixed_vectors(target, 40, 192, 136)
+
+
+def test_codes_that_are_not_in_order(target: Cuda) -> None:
+    cuda_checks.check_conv(target, (2, 64, 6, 5), 24, "int8", 16)  # 144 ranks: quantized by its meaning
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
 def test_what_follows_a_product(target: Cuda, activation: str) -> None:
     for formats in family(target).products:

@@ -72,7 +72,7 @@ def test_convolution(
     cuda_checks.check_conv(emulated(SM80, order), image, 8 * n, number, rank, stride, padding, dilation, kernel)
 
 
-@given(m=st.integers(1, 20), k=st.integers(1, 10), n=st.integers(1, 50), order=ORDERS, data=st.data())
+@given(m=st.integers(1, 40), k=st.integers(1, 10), n=st.integers(1, 50), order=ORDERS, data=st.data())
 def test_few_rows(m: int, k: int, n: int, order: int, data: st.DataObject) -> None:
     number = data.draw(st.sampled_from(GEMV_WEIGHTS))
     activation = data.draw(st.sampled_from([None, "silu"]))
@@ -85,6 +85,15 @@ def test_few_rows(m: int, k: int, n: int, order: int, data: st.DataObject) -> No
 )  # fmt: skip
 def test_rotary(batch: int, tokens: int, heads: int, width: int, eps: float | None, order: int) -> None:
     cuda_checks.check_rotary(emulated(SM80, order), batch, tokens, heads, width, eps)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_fixed_vectors(family: Family) -> None:
+    cuda_checks.check_fixed_vectors(emulated(family), 40, 192, 136)
+
+
+def test_codes_that_are_not_in_order() -> None:
+    cuda_checks.check_conv(emulated(SM80), (2, 64, 6, 5), 24, "int8", 16)  # 144 ranks: quantized by its meaning
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)

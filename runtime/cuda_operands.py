@@ -1,0 +1,59 @@
+"""What kernels are handed on the GPU: tensors where and how they read them, and vectors that serve several rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aquatint.runtime.binding import at
+from aquatint.runtime.cuda_calls import Spread
+
+NUMBERS = torch.bfloat16  # what the kernels read and write
+
+
+def ready(tensor: Tensor) -> Tensor:
+    """In order, and at an address that sixteen bytes can be read from: itself, or a copy."""
+    ordered = tensor.contiguous()
+    return ordered if ordered.data_ptr() % 16 == 0 else ordered.clone()
+
+
+def there(value: Any, device: torch.device) -> Any:
+    """A tensor that is fixed, on the device, in float32 or what the kernels read; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device, value.dtype if value.dtype == torch.float32 else NUMBERS)
+
+
+def finished(y: Tensor, gate: Tensor | None, residual: Tensor | None) -> Tensor:
+    """What a product's epilogue does, for vectors that a kernel can't spread."""
+    y = y if gate is None else (y * gate).to(y.dtype)
+    return y if residual is None else (y + residual).to(y.dtype)
+
+
+def spread(vectors: Tensor | None, shape: Sequence[int], wide: bool = False) -> tuple[Spread, Tensor | None]:
+    """What tells the kernel where each row's vector lies, and the tensor that holds them; if `wide`, float32 may stay."""
+    if vectors is None:
+        return Spread(), None
+    rows, width = torch.Size(shape[:-1]).numel(), shape[-1]
+    numbers = vectors.to(torch.float32 if wide and vectors.dtype == torch.float32 else NUMBERS)
+    floats = int(numbers.dtype == torch.float32)
+    if numbers.numel() == width:
+        one = ready(numbers.reshape(-1))
+        return Spread(at(one), 1, 0, floats), one
+    by_sample = numbers.numel() == len(numbers) * width
+    if rows * rows * width // numbers.numel() >= 2**32:  # beyond what `inverse` divides exactly: a vector for each row
+        inner = numbers.expand(*shape) if numbers.dim() == len(shape) else numbers
+        return Spread(at(ordered := ready(inner)), 0, width, floats), ordered
+    if by_sample and numbers.stride(-1) == 1 and numbers.stride(0) % 8 == 0 and numbers.data_ptr() % 16 == 0:
+        return Spread(at(numbers), inverse(rows // len(numbers)), numbers.stride(0), floats), numbers
+    ordered = ready(numbers)
+    return Spread(at(ordered), inverse(rows * width // ordered.numel()), width, floats), ordered
+
+
+def inverse(rows: int) -> int:
+    """What the kernels divide by `rows` with; 0 for 1."""
+    return ceil(2**32 / rows) if rows > 1 else 0
