@@ -46,7 +46,7 @@ $(LIBRARY): .venv/ready $(SOURCES)
 
 CUDA_HEADERS := $(wildcard csrc/cuda/*.h) csrc/common/codec.h
 FATBIN = $(NVCC) -std=c++17 -O3 -Icsrc -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1
-cuda: $(patsubst %,build/cuda/%.fatbin,product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90 product_sm80 quantize_sm80 gemv_sm80 conv_sm80 rotary_sm80 ceiling_sm80 \
+cuda: $(patsubst %,build/cuda/%.fatbin,product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90 product_sm80 quantize_sm80 gemv_sm80 conv_sm80 rotary_sm80 moments_sm80 ceiling_sm80 \
   product_sm120 quantize_sm120)
 build/cuda/product_w%_sm90.fatbin: csrc/cuda/product_sm90.cu $(CUDA_HEADERS)
 	@mkdir -p $(@D)

@@ -28,7 +28,8 @@ from aquatint.runtime.cuda import engine as engine_of
 from aquatint.runtime.cuda import file
 from aquatint.runtime.cuda_calls import at_struct
 from aquatint.runtime.cuda_driver import driver
-from aquatint.runtime.cuda_kernels import Engine, GemmKernel, QuantizeKernel
+from aquatint.runtime.cuda_engine import Engine
+from aquatint.runtime.cuda_kernels import GemmKernel, QuantizeKernel
 from aquatint.runtime.cuda_launch import Launch
 from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SM90, TOKENS

@@ -57,6 +57,17 @@ class GemvCall(ctypes.Structure):
     ]
 
 
+class MomentsCall(ctypes.Structure):
+    """As in csrc/cuda/moments_call.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "parts", "gain", "offset")),
+        *((name, ctypes.c_int) for name in ("samples", "channels", "groups", "pixels", "splits", "share", "abreast")),
+        *((name, ctypes.c_int) for name in ("channel_stride", "pixel_stride")),
+        ("eps", ctypes.c_float),
+    ]
+
+
 class RotaryCall(ctypes.Structure):
     """As in csrc/cuda/rotary_call.h."""
 

@@ -15,7 +15,7 @@ from aquatint.runtime import ops
 from aquatint.runtime.binding import at, can_spread
 from aquatint.runtime.cpu_kernels import output_size
 from aquatint.runtime.cuda_calls import ACTIVATIONS, ConvCall
-from aquatint.runtime.cuda_kernels import Engine
+from aquatint.runtime.cuda_engine import Engine
 from aquatint.runtime.cuda_launch import OUTPUTS, slices_for
 from aquatint.runtime.cuda_operands import NUMBERS, finished, ready, spread, there
 from aquatint.runtime.cuda_pack import TILE, packed_bytes, packed_nibbles, packed_up

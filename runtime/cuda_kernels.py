@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,42 +12,13 @@ from torch import Tensor
 from aquatint.compiler.formats import BY_ROW, NumberFormat, format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at, can_spread
-from aquatint.runtime.cuda_calls import ACTIVATIONS, GemvCall, ProductCall, QuantizeCall
-from aquatint.runtime.cuda_launch import COLUMNS, OUTPUTS, Family, Launch, slices_for
+from aquatint.runtime.cuda_calls import ACTIVATIONS, ProductCall, QuantizeCall
+from aquatint.runtime.cuda_engine import Engine
+from aquatint.runtime.cuda_launch import COLUMNS, OUTPUTS, slices_for
 from aquatint.runtime.cuda_operands import NUMBERS, finished, ready, spread, there
 from aquatint.runtime.cuda_pack import packed_blocks, packed_bytes, packed_groups, packed_nibbles, packed_up
-from aquatint.runtime.cuda_sm80 import gemv_plan
 
-MOST_RANKS = 64
-MOST_GEMV_ROWS = 32  # for more, widening the weight once and a product of bfloat16 are less work
 CODES = {4: torch.uint8, 8: torch.int8}
-
-
-class Kernels(Protocol):
-    """A file's kernels, to be started: `cuda_driver.Module`, or what stands for it where there is no GPU."""
-
-    def launch(self, launch: Launch, arguments: Sequence[Any], stream: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A device with the kernels for it, by file.
-
-    tensor_map  describes a matrix (address, rows, columns, box) to the copy engine
-    stream      the one that is torch's now
-    tokens      of a tile; None: what suits the shape
-    """
-
-    family: Family
-    device: torch.device
-    multiprocessors: int
-    modules: Mapping[str, Kernels]
-    tensor_map: Callable[[int, int, int, tuple[int, int]], Any]
-    stream: Callable[[], int]
-    tokens: int | None = None
-
-    def launch(self, launch: Launch, arguments: Sequence[Any]) -> None:
-        self.modules[launch.file].launch(launch, arguments, self.stream())
 
 
 class QuantizeKernel:
@@ -147,56 +116,6 @@ class GemmKernel:
         fetched = [engine.tensor_map(codes.data_ptr(), m, pitch, plan.box)] if plan.box else []
         engine.launch(plan.launch, [*fetched, call])
         return y if inside else finished(y, *others)
-
-
-class GemvKernel:
-    """aquatint::gemm of few rows of plain numbers by weights of 4 or 8 bits; called with them."""
-
-    def __init__(
-        self, engine: Engine, x: Any, scales: None, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
-        h: None = None, up: None = None, *,
-        formats: tuple[None, str], dtype: torch.dtype, activation: str | None = None, **options: None,
-    ) -> None:  # fmt: skip
-        number, place = format_named(formats[1]), engine.device
-        self.engine, self.number, self.n, self.activation = engine, number, len(weight), activation
-        self.weight, rows, groups = weight.to(place).contiguous(), None, None
-        self.stored_scales = weight_scales.to(place)
-        if number.scale == "whole":
-            rows, groups = number.split_scales(weight_scales)
-        elif number.group:
-            groups = weight_scales
-        else:
-            rows = weight_scales
-        self.groups = None if groups is None else groups.to(place, torch.bfloat16).contiguous()
-        self.rows = None if rows is None else rows.to(place, torch.float32).contiguous()
-        self.bias = None if bias is None else bias.to(place, torch.float32).contiguous()
-        self.call = GemvCall(
-            weight=at(self.weight), groups=at(self.groups), rows=at(self.rows), bias=at(self.bias), n=self.n,
-            activation=ACTIVATIONS.index(activation),
-        )  # fmt: skip
-
-    def fits(self, x: Tensor) -> bool:
-        return x.dtype == NUMBERS
-
-    def __call__(self, x: Tensor) -> Tensor:
-        rows = ready(x)
-        *outer, k = rows.shape
-        m = rows.numel() // k
-        if m > MOST_GEMV_ROWS:
-            return self.widened(x)
-        y = torch.empty(*outer, self.n, dtype=NUMBERS, device=x.device)
-        if m == 0:
-            return y
-        call = GemvCall.from_buffer_copy(self.call)
-        call.x, call.y, call.m, call.k = at(rows), at(y), m, k
-        self.engine.launch(gemv_plan(m, self.n, self.number.bits), [call])
-        return y
-
-    def widened(self, x: Tensor) -> Tensor:
-        """By PyTorch's own product in bfloat16, the weight widened for this call."""
-        weight = self.number.decode(self.weight, self.stored_scales).to(NUMBERS)
-        y = F.linear(x, weight, None if self.bias is None else self.bias.to(NUMBERS))
-        return ops.ACTIVATIONS[self.activation](y) if self.activation else y
 
 
 def stored_scales(number: NumberFormat, k: int) -> tuple[torch.dtype, int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at
 from aquatint.runtime.cuda_calls import RotaryCall
-from aquatint.runtime.cuda_kernels import Engine
+from aquatint.runtime.cuda_engine import Engine
 from aquatint.runtime.cuda_operands import NUMBERS, ready
 from aquatint.runtime.cuda_sm80 import rotary_launch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 
 from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
@@ -59,7 +60,35 @@ def rotary_launch(rows: int, width: int) -> tuple[Launch, int]:
     return Launch("rotary_sm80", "rotary", ceil(rows * group / 256), 256, 0), group
 
 
+@dataclass(frozen=True)
+class MomentsPlan:
+    """A group norm's statistics: each group's pixels in `splits` of `share`, then a thread for each channel.
+
+    abreast  threads side by side along a group's channels, where these are neighbours; else 0
+    """
+
+    moments: Launch
+    affine: Launch
+    splits: int
+    share: int
+    abreast: int
+
+
+def moments_plan(batch: int, channels: int, groups: int, pixels: int, last: bool, multiprocessors: int) -> MomentsPlan:
+    """As many parts as give each multiprocessor four blocks, of 64 pixels at least."""
+    splits = max(1, min(ceil(4 * multiprocessors / (batch * groups)), pixels // 64))
+    share = ceil(pixels / splits)
+    splits = ceil(pixels / share)
+    width = channels // groups
+    abreast = 1 << (width - 1).bit_length() if last and width <= 256 else 0
+    return MomentsPlan(
+        Launch("moments_sm80", "moments", batch * groups * splits, 256, 32),
+        Launch("moments_sm80", "affine", ceil(batch * channels / 256), 256, 0), splits, share, abreast,
+    )  # fmt: skip
+
+
+FILES = ("quantize_sm80", "product_sm80", "gemv_sm80", "conv_sm80", "rotary_sm80", "moments_sm80")
 SM80 = Family(
-    "sm80", ("quantize_sm80", "product_sm80", "gemv_sm80", "conv_sm80", "rotary_sm80"), ("int8", "int4-g64"), tuple(KERNELS),
-    96, quantize_plan, lambda k, rank: True, product_plan, packed_down_by_lanes,
+    "sm80", FILES, ("int8", "int4-g64"), tuple(KERNELS), 96, quantize_plan, lambda k, rank: True, product_plan,
+    packed_down_by_lanes,
 )  # fmt: skip

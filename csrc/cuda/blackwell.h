@@ -21,7 +21,9 @@ __device__ inline void product_of_scaled(float (&d)[4], const uint4& a, uint32_t
 // The nearest code, half to even, the largest where it is too large; `low` in the low nibble.
 __device__ inline uint32_t two_e2m1(float low, float high) {
     uint32_t codes;
-    asm("{\n.reg .b8 both;\ncvt.rn.satfinite.e2m1x2.f32 both, %1, %2;\ncvt.u32.u8 %0, both;\n}" : "=r"(codes) : "f"(high), "f"(low));
+    asm("{\n.reg .b8 both;\ncvt.rn.satfinite.e2m1x2.f32 both, %1, %2;\ncvt.u32.u8 %0, both;\n}"
+        : "=r"(codes)
+        : "f"(high), "f"(low));
     return codes;
 }
 

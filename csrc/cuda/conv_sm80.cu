@@ -1,7 +1,7 @@
 // Convolutions as implicit products: a token is a pixel of the output, and K goes over the taps, channels within.
 //
-// y (B H' W', O) of codes (B, H, W, C) with a scale for each pixel and a weight (O, kh, kw, C) with one for each output and tap;
-// so each tap is a sum of integers, which is scaled and joins a sum in float32.
+// y (B H' W', O) of codes (B, H, W, C) with a scale for each pixel and a weight (O, kh, kw, C) with one for each output and
+// tap; so each tap is a sum of integers, which is scaled and joins a sum in float32.
 #include "cuda/conv_call.h"
 #include "cuda/product_sm80.h"
 

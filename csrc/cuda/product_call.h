@@ -23,7 +23,7 @@ struct Spread {
 };
 
 struct ProductCall {
-    const uint8_t* codes;   // (M, K) in bytes, or two in a byte; where the copy engine fetches them, they are told to it instead
+    const uint8_t* codes;   // (M, K) in bytes, or two in a byte; the copy engine is told of them by itself
     const uint8_t* weight;  // blocks of 128 outputs by 128 or 256 along K, in the order of the registers
     const void* x_scales;   // float (M,), or a group's in bf16 (M, K / 64)
     const float *w_scales, *bias;

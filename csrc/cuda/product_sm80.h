@@ -1,7 +1,7 @@
 // A product's tile by a block, on any tensor cores since Ampere: y = finish( codes_x . codes_w, scaled, + h up^T + bias ).
 //
-// Computed as y^T = W x^T, as on Hopper (product_sm90.cu): the weight is the operand in registers. A block has two stages: while
-// one is multiplied, the copies into the other are under way.
+// Computed as y^T = W x^T, as on Hopper (product_sm90.cu): the weight is the operand in registers. A block has two stages:
+// while one is multiplied, the copies into the other are under way.
 #pragma once
 
 #include "cuda/epilogue.h"
@@ -22,7 +22,8 @@ __device__ inline void fetch_rows(uint8_t* branch, float* scales, const Operands
     for (int i = threadIdx.x; i < kTile * 2 * Slices; i += kThreads) {
         int row = i % kTile, chunk = i / kTile, rank = chunk * 8;
         bool there = first + row < call.m && rank < call.rank;
-        *reinterpret_cast<uint4*>(branch + swizzled(row, chunk)) = there ? operands.branch(first + row, rank) : uint4{0, 0, 0, 0};
+        uint4 halves = there ? operands.branch(first + row, rank) : uint4{0, 0, 0, 0};
+        *reinterpret_cast<uint4*>(branch + swizzled(row, chunk)) = halves;
     }
 }
 

@@ -141,7 +141,8 @@ struct Product {
         barrier_wait(&barriers->full[place.stage], place.parity);
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-            Stored::widen(reinterpret_cast<uint32_t(&)[2][4]>(a[2 * half]), stages + place.stage * kStage + kX, group, half, thread);
+            Stored::widen(reinterpret_cast<uint32_t(&)[2][4]>(a[2 * half]), stages + place.stage * kStage + kX, group, half,
+                          thread);
     }
 
     __device__ void step(int (&sums)[Tile::kRegisters], const uint32_t (&a)[4][4], Place& place, Place& before, int k) const {

@@ -106,7 +106,8 @@ struct Quantize {
         for (int row = warp; row < kRows; row += kWarps) {
             const __nv_bfloat16* x = call.x + int64_t(min(first_row + row, call.m - 1)) * call.k;
             float sum = 0, square = 0;
-            for (int column = lane * 8; column < call.k; column += 256) sum += Eight(*reinterpret_cast<const uint4*>(x + column)).sum();
+            for (int column = lane * 8; column < call.k; column += 256)
+                sum += Eight(*reinterpret_cast<const uint4*>(x + column)).sum();
             float mean = total(sum) / call.k;
             for (int column = lane * 8; column < call.k; column += 256) {
                 Eight eight(*reinterpret_cast<const uint4*>(x + column));

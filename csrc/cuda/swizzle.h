@@ -1,4 +1,4 @@
-// Rows of 128 bytes in shared memory, their chunks of 16 in another order in each of eight rows, so that a column's banks differ.
+// Rows of 128 bytes in shared memory, their chunks of 16 in another order in each of eight, so that a column's banks differ.
 #pragma once
 
 #include <cstdint>

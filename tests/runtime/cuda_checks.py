@@ -168,6 +168,19 @@ def check_fixed_vectors(target: Cuda, m: int, k: int, n: int) -> None:
     assert empty.shape == (2, 0, n)
 
 
+def check_moments(target: Cuda, shape: tuple[int, ...], groups: int, last: bool) -> None:
+    x = numbers(target, *shape) * 2 + 5
+    x = x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
+    weight, bias = torch.rand(shape[1]) + 0.5, torch.randn(shape[1])
+    run = kernel(target, "group_affine", ops.Slot, groups, weight, bias, eps=1e-5)
+    assert run.fits(x)
+    found = run(x)
+    for own, exact in zip(found, ops.group_affine(x, groups, weight.to(x.device), bias.to(x.device), eps=1e-5), strict=True):
+        torch.testing.assert_close(own, exact, rtol=2e-4, atol=2e-4)
+    for again, first in zip(run(x), found, strict=True):
+        assert torch.equal(again, first)
+
+
 def check_epilogue(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str], activation: str) -> None:
     """Two samples of m rows, with a gate for each sample and a residual for each row."""
     x, weight = numbers(target, 2, m, k), torch.randn(n, k) / k**0.5

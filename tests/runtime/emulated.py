@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from aquatint.runtime.cuda import Cuda
-from aquatint.runtime.cuda_kernels import Engine
+from aquatint.runtime.cuda_engine import Engine
 from aquatint.runtime.cuda_launch import Family, Launch
 
 BUILT = Path(__file__).resolve().parent.parent.parent / "build" / "emulated"

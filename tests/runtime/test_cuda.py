@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from aquatint.compiler.formats import format_named, unpack_nibbles
-from aquatint.runtime.cuda import FAMILIES, cuda, product_refusal, quantize_refusal
-from aquatint.runtime.cuda_calls import ConvCall, GemvCall, ProductCall, QuantizeCall, RotaryCall
+from aquatint.runtime.cuda import FAMILIES, cuda
+from aquatint.runtime.cuda_calls import ConvCall, GemvCall, MomentsCall, ProductCall, QuantizeCall, RotaryCall
 from aquatint.runtime.cuda_launch import slices_for
 from aquatint.runtime.cuda_operands import inverse, spread
 from aquatint.runtime.cuda_pack import (
@@ -22,6 +22,7 @@ from aquatint.runtime.cuda_pack import (
     packed_nibbles,
     packed_up,
 )  # fmt: skip
+from aquatint.runtime.cuda_refusals import product_refusal, quantize_refusal
 from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan
 from aquatint.runtime.cuda_sm120 import SM120
@@ -159,6 +160,7 @@ def test_rows_are_covered_by_the_blocks_of_a_cluster(k: int, rank: int) -> None:
 def test_structs_are_as_long_as_those_of_the_kernels() -> None:
     assert ctypes.sizeof(ProductCall) == 8 * 8 + 2 * 24 + 8 * 4
     assert ctypes.sizeof(ConvCall) == ctypes.sizeof(ProductCall) + 8 + 8 * 4 + 6 * 4
+    assert ctypes.sizeof(MomentsCall) == 6 * 8 + 10 * 4
     assert ctypes.sizeof(RotaryCall) == 5 * 8 + 6 * 4
     assert ctypes.sizeof(GemvCall) == 6 * 8 + 4 * 4
     assert ctypes.sizeof(QuantizeCall) == 6 * 8 + 2 * 24 + 7 * 4 + 4

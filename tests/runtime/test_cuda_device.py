@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aquatint.runtime.cuda import CONV_FORMATS, GEMV_WEIGHTS, Cuda, engine
+from aquatint.runtime.cuda import Cuda, engine
 from aquatint.runtime.cuda_launch import Family
+from aquatint.runtime.cuda_refusals import CONV_FORMATS, GEMV_WEIGHTS
 from aquatint.runtime.cuda_sm80 import SM80
 from tests.runtime import cuda_checks
 
@@ -70,6 +71,12 @@ def test_convolution(target: Cuda, image: tuple[int, int, int, int], rank: int, 
 @pytest.mark.parametrize("number", GEMV_WEIGHTS)
 def test_few_rows(target: Cuda, m: int, k: int, n: int, number: str) -> None:
     cuda_checks.check_gemv(target, m, k, n, number, "silu")
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_moments(target: Cuda, last: bool) -> None:
+    cuda_checks.check_moments(target, (2, 320, 64, 64), 32, last)
+    cuda_checks.check_moments(target, (1, 1280, 9, 7), 32, last)
 
 
 @pytest.mark.parametrize("width", [64, 72, 128])

@@ -11,8 +11,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aquatint.runtime.cuda import CONV_FORMATS, GEMV_WEIGHTS
 from aquatint.runtime.cuda_launch import Family
+from aquatint.runtime.cuda_refusals import CONV_FORMATS, GEMV_WEIGHTS
 from aquatint.runtime.cuda_sm80 import SM80
 from aquatint.runtime.cuda_sm90 import SM90, TOKENS
 from aquatint.runtime.cuda_sm120 import SM120
@@ -77,6 +77,14 @@ def test_few_rows(m: int, k: int, n: int, order: int, data: st.DataObject) -> No
     number = data.draw(st.sampled_from(GEMV_WEIGHTS))
     activation = data.draw(st.sampled_from([None, "silu"]))
     cuda_checks.check_gemv(emulated(SM80, order), m, k * (8 if number == "int8" else 64), n, number, activation)
+
+
+@given(
+    batch=st.integers(1, 2), width=st.integers(1, 12), groups=st.integers(1, 5), size=st.tuples(*[st.integers(1, 20)] * 2),
+    last=st.booleans(), order=ORDERS,
+)  # fmt: skip
+def test_moments(batch: int, width: int, groups: int, size: tuple[int, int], last: bool, order: int) -> None:
+    cuda_checks.check_moments(emulated(SM80, order), (batch, width * groups, *size), groups, last)
 
 
 @given(

@@ -250,7 +250,8 @@ inline const char* launch(const std::function<void()>& kernel, int grid, int blo
 // A table of a file's kernels: AQ_KERNELS({"name", AQ_KERNEL(name)}, ..).
 #define AQ_KERNEL(name) {#name, [](void** arguments) { return emulator::bound(name, arguments); }}
 #define AQ_KERNELS(...)                                                                                                      \
-    extern "C" const char* emulate(const char* name, int grid, int block, int shared, int size, unsigned seed, void** arguments) { \
+    extern "C" const char* emulate(const char* name, int grid, int block, int shared, int size, unsigned seed,               \
+                                   void** arguments) {                                                                       \
         static const std::vector<std::pair<std::string, std::function<void()> (*)(void**)>> kernels = {__VA_ARGS__};         \
         for (const auto& [known, bind] : kernels)                                                                            \
             if (known == name) return emulator::launch(bind(arguments), grid, block, shared, size, seed);                    \
