@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -193,3 +195,33 @@ def check_epilogue(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str
     product = decoded(formats[0], codes, scales) @ decoded(formats[1], *stored).to(x.device).T
     exact = ops.ACTIVATIONS[activation](product) * gate.double() + residual.double()
     assert relative(y, exact) < 6e-3
+
+
+def check_all(target: Cuda) -> None:
+    """One small case of each, as far as the target's kernels go."""
+    assert target.engine is not None
+    family = target.engine.family
+    for formats in family.products:
+        check_product(target, 77, 192, 136, formats, 32)
+        check_epilogue(target, 33, 192, 136, formats, "gelu")
+    for number in family.formats:
+        check_quantize(target, 21, 320, 32, number)
+        check_norm(target, 9, 576, "silu", number)
+    for number in ("int4-g64", "int4-g64-whole", "int8"):
+        check_gemv(target, 5, 192, 40, number, "silu")
+    for number in ("int8", "int4-g64-whole"):
+        check_conv(target, (2, 64, 7, 9), 40, number, 8)
+    check_conv(target, (2, 48, 7, 9), 40, "int8", 8, stride=2)
+    check_rotary(target, 2, 9, 3, 72, 1e-6)
+    check_moments(target, (2, 60, 7, 9), 5, last=True)
+    check_moments(target, (2, 60, 7, 9), 5, last=False)
+    check_fixed_vectors(target, 20, 192, 136)
+
+
+if __name__ == "__main__":
+    from aquatint.runtime.cuda_sm80 import SM80
+    from tests.runtime.emulated import emulated
+
+    folder = Path(sys.argv[1])
+    check_all(emulated(SM80, **{name: folder / f"{name}.so" for name in SM80.files}))
+    print("checked")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,17 +127,12 @@ def test_what_follows_a_product(family: Family, activation: str) -> None:
     ],
 )  # fmt: skip
 def test_the_emulator_sees_what_a_gpu_may_forgive(tmp_path: Path, module: str, file: str, line: str, instead: str) -> None:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++")
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
     changed = tmp_path / "csrc" / "cuda" / file
     text = changed.read_text()
     assert line in text
     changed.write_text(text.replace(line, instead))
-    emulator, built = ROOT / "tests" / "native" / "emulator", tmp_path / f"{module}.so"
-    flags = f"-std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -w -I{emulator} -I{tmp_path / 'csrc'}".split()
-    subprocess.run([compiler, *flags, emulator / f"{module}.cpp", "-o", built], check=True)
+    built = build(module, tmp_path / "csrc", tmp_path)
     family = SM90 if module.endswith("sm90") else SM80
 
     def attempts() -> None:
@@ -148,3 +144,27 @@ def test_the_emulator_sees_what_a_gpu_may_forgive(tmp_path: Path, module: str, f
 
     with pytest.raises(AssertionError):
         attempts()
+
+
+CHECKED = "-fsanitize=alignment,bounds,shift,signed-integer-overflow", "-fno-sanitize-recover=all"
+
+
+def test_addresses_and_integers_are_as_a_gpu_wants_them(tmp_path: Path) -> None:
+    """In a process of its own, which ends at the first load that is not aligned."""
+    for module in SM80.files:
+        build(module, ROOT / "csrc", tmp_path, *CHECKED)
+    program = [sys.executable, "-m", "tests.runtime.cuda_checks", str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "checked"
+
+
+def build(module: str, csrc: Path, folder: Path, *flags: str) -> Path:
+    """A file's kernels for this CPU, from `csrc` into `folder`."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++")
+    emulator, built = ROOT / "tests" / "native" / "emulator", folder / f"{module}.so"
+    common = f"-std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -ffp-contract=off -w -I{emulator} -I{csrc}".split()
+    subprocess.run([compiler, *common, *flags, emulator / f"{module}.cpp", "-o", built], check=True)
+    return built
