@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 
 from aquatint.compiler.edit import ITEM, is_call
@@ -44,11 +45,15 @@ def _turn(result: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
     """What is turned, its cosines and its sines, if `result` is that."""
     total: Any = result.args[0] if is_call(result, CAST) and len(result.args) == 2 else None
     terms = total.args if is_call(total, "aten::add.Tensor") else ()
-    if len(terms) != 2 or not all(is_call(t, "aten::mul.Tensor") and is_call(t.args[0], CAST) for t in terms):
+    if len(terms) != 2 or not all(is_call(t, "aten::mul.Tensor") and _is_float(t.args[0]) for t in terms):
         return None
     (straight, cos), (across, sin) = (t.args for t in terms)
     x = straight.args[0]
     return (x, cos, sin) if _turned_of(across.args[0]) is x else None
+
+
+def _is_float(node: Any) -> bool:
+    return is_call(node, CAST) and node.args[1:] == (torch.float32,)
 
 
 def _turned_of(flat: Any) -> Any:
