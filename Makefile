@@ -4,7 +4,7 @@
 # make fuzz   the same tests on cases that are drawn anew
 # make lint   ruff and pyright alone
 # make cuda   the CUDA kernels, for every architecture that they are written for; needs nvcc, and no GPU
-# make emulated   some of the CUDA kernels on a CPU, as the tests run them
+# make emulated   the CUDA kernels on a CPU, as the tests run them
 # make peers  the peers of benchmarks/cpu_peers.py, each into an environment of its own
 
 PYTHON ?= python3
@@ -46,8 +46,9 @@ $(LIBRARY): .venv/ready $(SOURCES)
 
 CUDA_HEADERS := $(wildcard csrc/cuda/*.h) csrc/common/codec.h
 FATBIN = $(NVCC) -std=c++17 -O3 -Icsrc -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1
-cuda: $(patsubst %,build/cuda/%.fatbin,product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90 product_sm80 quantize_sm80 gemv_sm80 conv_sm80 rotary_sm80 moments_sm80 ceiling_sm80 \
-  product_sm120 quantize_sm120)
+FATBINS := product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90
+FATBINS += $(patsubst csrc/cuda/%.cu,%,$(wildcard csrc/cuda/*_sm80.cu csrc/cuda/*_sm120.cu))
+cuda: $(FATBINS:%=build/cuda/%.fatbin)
 build/cuda/product_w%_sm90.fatbin: csrc/cuda/product_sm90.cu $(CUDA_HEADERS)
 	@mkdir -p $(@D)
 	$(FATBIN) -gencode=arch=compute_90a,code=sm_90a -DAQ_BITS=$* || (cat $(@:.fatbin=.log); false)

@@ -13,6 +13,7 @@ import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +38,14 @@ class Block:
     arguments: dict[str, Any]
 
 
-def flux_double(heads: int, tokens: int, text: int) -> Block:
-    from diffusers.models.transformers.transformer_flux import FluxTransformerBlock
+def flux(kind: str, heads: int, tokens: int, text: int) -> Block:
+    """A "double" block, with streams of its own for image and text, or a "single" one."""
+    from diffusers.models.transformers import transformer_flux
 
+    made = {"double": transformer_flux.FluxTransformerBlock, "single": transformer_flux.FluxSingleTransformerBlock}[kind]
     width = heads * 128
-    return Block(
-        f"Flux double block, width {width}, {tokens} + {text} tokens", FluxTransformerBlock(width, heads, 128).bfloat16(),
-        flux_arguments(width, tokens, text),
-    )  # fmt: skip
-
-
-def flux_single(heads: int, tokens: int, text: int) -> Block:
-    from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock
-
-    width = heads * 128
-    return Block(
-        f"Flux single block, width {width}, {tokens} + {text} tokens",
-        FluxSingleTransformerBlock(width, heads, 128).bfloat16(), flux_arguments(width, tokens, text),
-    )  # fmt: skip
+    name = f"Flux {kind} block, width {width}, {tokens} + {text} tokens"
+    return Block(name, made(width, heads, 128).bfloat16(), flux_arguments(width, tokens, text))
 
 
 def flux_arguments(width: int, tokens: int, text: int) -> dict[str, Any]:
@@ -77,9 +68,8 @@ def residual(channels: int, size: int) -> Block:
 
 def blocks(small: bool) -> list[Callable[[], Block]]:
     heads, tokens, text, channels, size = (2, 96, 32, 64, 16) if small else (24, 4096, 512, 320, 64)
-    return [
-        lambda: flux_double(heads, tokens, text), lambda: flux_single(heads, tokens, text), lambda: residual(channels, size),
-    ]  # fmt: skip
+    double, single = (partial(flux, kind, heads, tokens, text) for kind in ("double", "single"))
+    return [double, single, partial(residual, channels, size)]
 
 
 def compressed(block: Block, recipe: str) -> aquatint.CompressedModule:

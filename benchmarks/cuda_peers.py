@@ -24,22 +24,20 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
+from aquatint.runtime.cuda import FAMILIES, file
 from aquatint.runtime.cuda import engine as engine_of
-from aquatint.runtime.cuda import file
 from aquatint.runtime.cuda_calls import at_struct
 from aquatint.runtime.cuda_driver import driver
 from aquatint.runtime.cuda_engine import Engine
 from aquatint.runtime.cuda_kernels import GemmKernel, QuantizeKernel
 from aquatint.runtime.cuda_launch import Launch
-from aquatint.runtime.cuda_sm80 import SM80
-from aquatint.runtime.cuda_sm90 import SM90, TOKENS
-from aquatint.runtime.cuda_sm120 import NVFP4, SM120
+from aquatint.runtime.cuda_sm80 import NVFP4, W4A4, W4A8, W8A8
+from aquatint.runtime.cuda_sm90 import TOKENS
 from benchmarks.records import markdown, write_record
 
 SHAPES = ((4608, 3072, 12288), (4608, 12288, 3072), (4608, 3072, 9216), (1024, 1152, 4608), (16384, 2240, 5600))
 CALLS, TURNS = 5, 15
-FOUR, ONLY_FOUR = ("int8", "int4-g64-whole"), ("int4-g64", "int4-g64")
-FAMILIES = {"sm80": SM80, "sm90": SM90, "sm120": SM120}
+BY_NAME = {family.name: family for family, _ in FAMILIES.values()}
 # A file, blocks on a multiprocessor, multiply-adds of a block in one round, and its shared memory.
 CEILINGS = {
     ("sm90", "ceiling_bytes"): ("ceiling_sm90", 1, 128 * 256 * 128, 34 * 1024),
@@ -164,19 +162,19 @@ def measure(contenders: dict[str, Run], turns: int) -> tuple[dict[str, list[floa
 
 
 def contenders_of(engine: Engine, found: Layer, tiles: bool) -> dict[str, Run]:
-    four, quantize, product = ours(engine, found, FOUR, 32)
+    four, quantize, product = ours(engine, found, W4A8, 32)
     runs: dict[str, Run] = {
         "torch bf16": torch_bf16(found),
         "aquatint W4A8 r32": four,
-        "aquatint W4A8 r0": ours(engine, found, FOUR, 0)[0],
-        "aquatint W8A8 r32": ours(engine, found, ("int8", "int8"), 32)[0],
+        "aquatint W4A8 r0": ours(engine, found, W4A8, 0)[0],
+        "aquatint W8A8 r32": ours(engine, found, W8A8, 32)[0],
         "of it: quantize": quantize,
         "of it: product": product,
         "bare int8 loop": bare_loop(engine, found.shape),
         "cuBLAS int8, no scales": int_mm(found),
     }
-    if ONLY_FOUR in engine.family.products:
-        runs["aquatint W4A4 r32"], _, runs["of W4A4: product"] = ours(engine, found, ONLY_FOUR, 32)
+    if W4A4 in engine.family.products:
+        runs["aquatint W4A4 r32"], _, runs["of W4A4: product"] = ours(engine, found, W4A4, 32)
         runs["bare int4 loop"] = bare_loop(engine, found.shape, "ceiling_nibbles")
     if NVFP4 in engine.family.products:
         runs["aquatint nvfp4 r32"], _, runs["of nvfp4: product"] = ours(engine, found, NVFP4, 32)
@@ -192,7 +190,7 @@ def contenders_of(engine: Engine, found: Layer, tiles: bool) -> dict[str, Run]:
             return runs | {"torchao float8 rowwise, compiled": absent}
     for tokens in TOKENS:
         variant = replace(engine, tokens=tokens)
-        runs[f"product, {tokens} tokens"] = ours(variant, found, FOUR, 32)[2]
+        runs[f"product, {tokens} tokens"] = ours(variant, found, W4A8, 32)[2]
     return runs
 
 
@@ -200,10 +198,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--tiles", action="store_true", help="our product on every tile, instead of torchao")
-    parser.add_argument("--family", choices=FAMILIES, help="kernels of an older kind of GPU, where they run too")
+    parser.add_argument("--family", choices=BY_NAME, help="kernels of an older kind of GPU, where they run too")
     parser.add_argument("--no-page", action="store_true", help="print the tables and write nothing")
     options = parser.parse_args()
-    engine = engine_of(torch.device("cuda", torch.cuda.current_device()), FAMILIES.get(options.family))
+    engine = engine_of(torch.device("cuda", torch.cuda.current_device()), BY_NAME.get(options.family))
     card, parts, record = torch.cuda.get_device_name(), [], {}
     for shape in SHAPES:
         taken, missing = measure(contenders_of(engine, layer(*shape), options.tiles), options.turns)

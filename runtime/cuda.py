@@ -29,9 +29,8 @@ from aquatint.runtime.cuda_refusals import (
     rotary_refusal,
 )  # fmt: skip
 from aquatint.runtime.cuda_rotary import RotaryKernel
-from aquatint.runtime.cuda_sm80 import SM80
+from aquatint.runtime.cuda_sm80 import SM80, SM120
 from aquatint.runtime.cuda_sm90 import SM90
-from aquatint.runtime.cuda_sm120 import SM120
 
 # By compute capability: the kernels for it, and how many bytes of shared memory a block may have.
 FAMILIES = {

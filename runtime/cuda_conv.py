@@ -12,12 +12,12 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
-from aquatint.runtime.binding import at, can_spread
+from aquatint.runtime.binding import at
 from aquatint.runtime.cpu_kernels import output_size
 from aquatint.runtime.cuda_calls import ACTIVATIONS, ConvCall
 from aquatint.runtime.cuda_engine import Engine
 from aquatint.runtime.cuda_launch import OUTPUTS, slices_for
-from aquatint.runtime.cuda_operands import NUMBERS, finished, ready, spread, there
+from aquatint.runtime.cuda_operands import NUMBERS, finished, put_epilogue, ready, there
 from aquatint.runtime.cuda_pack import TILE, packed_bytes, packed_nibbles, packed_up
 from aquatint.runtime.cuda_sm80 import conv_plan
 
@@ -61,17 +61,16 @@ class ConvKernel:
             return y.permute(0, 3, 1, 2)
         h = ready(varying[0]) if self.branch else None
         others = ops.filled(self.epilogue, varying[self.branch :])
-        inside = all(v is None or (v.dim() >= 3 and can_spread(v.movedim(-3, -1), y.shape)) for v in others)
-        gate, residual = (spread(v.movedim(-3, -1) if inside and v is not None else None, y.shape) for v in others)
         plan = conv_plan(m, self.n, channels, prod(self.geometry[0]), self.bits, self.rank)
         call = ConvCall.from_buffer_copy(self.call)
         call.codes, call.x_scales, call.h, call.y, call.m = at(codes), at(scales), at(h), at(y), m
-        call.gate, call.residual = gate[0], residual[0]
+        kept = put_epilogue(call, others, y.shape, axis=-3)
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
         call.channels, call.depths = channels, ceil(channels / TILE)
         call.height, call.width, call.out_height, call.out_width = height, width, out_height, out_width
         self.engine.launch(plan.launch, [call])
-        return y.permute(0, 3, 1, 2) if inside else finished(y.permute(0, 3, 1, 2), *others)
+        image = y.permute(0, 3, 1, 2)
+        return image if kept is not None else finished(image, *others)
 
 
 def packed_taps(weight: Tensor, scales: Tensor, format: str, outputs: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from aquatint.runtime.binding import at, can_spread
 from aquatint.runtime.cuda_calls import ACTIVATIONS, ProductCall, QuantizeCall
 from aquatint.runtime.cuda_engine import Engine
 from aquatint.runtime.cuda_launch import COLUMNS, OUTPUTS, slices_for
-from aquatint.runtime.cuda_operands import NUMBERS, finished, ready, spread, there
+from aquatint.runtime.cuda_operands import NUMBERS, finished, put_epilogue, ready, spread, there
 from aquatint.runtime.cuda_pack import packed_blocks, packed_bytes, packed_groups, packed_nibbles, packed_up
 
 CODES = {4: torch.uint8, 8: torch.int8}
@@ -105,17 +105,15 @@ class GemmKernel:
             return y
         h = ready(varying[0]) if self.branch else None
         others = ops.filled(self.epilogue, varying[self.branch :])
-        inside = all(can_spread(v, y.shape) for v in others)
-        gate, residual = (spread(v if inside else None, y.shape) for v in others)
         engine = self.engine
         plan = engine.family.product(m, self.n, k, self.formats, self.rank, engine.multiprocessors, engine.tokens)
         call = ProductCall.from_buffer_copy(self.call)
         call.codes, call.x_scales, call.h, call.y, call.m, call.k = at(codes), at(scales), at(h), at(y), m, k
-        call.gate, call.residual = gate[0], residual[0]
+        kept = put_epilogue(call, others, y.shape)
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
         fetched = [engine.tensor_map(codes.data_ptr(), m, pitch, plan.box)] if plan.box else []
         engine.launch(plan.launch, [*fetched, call])
-        return y if inside else finished(y, *others)
+        return y if kept is not None else finished(y, *others)
 
 
 def stored_scales(number: NumberFormat, k: int) -> tuple[torch.dtype, int]:

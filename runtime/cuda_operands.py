@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aquatint.runtime.binding import at
-from aquatint.runtime.cuda_calls import Spread
+from aquatint.runtime.binding import at, can_spread
+from aquatint.runtime.cuda_calls import ProductCall, Spread
 
 NUMBERS = torch.bfloat16  # what the kernels read and write
 
@@ -52,6 +52,19 @@ def spread(vectors: Tensor | None, shape: Sequence[int], wide: bool = False) -> 
         return Spread(at(numbers), inverse(rows // len(numbers)), numbers.stride(0), floats), numbers
     ordered = ready(numbers)
     return Spread(at(ordered), inverse(rows * width // ordered.numel()), width, floats), ordered
+
+
+def put_epilogue(call: ProductCall, vectors: Sequence[Tensor | None], shape: Sequence[int], axis: int = -1) -> list[Any] | None:
+    """Gate and residual, their channels on `axis`, put where a kernel spreads them over rows of `shape`, channels last.
+
+    Returns what it reads of them, to be kept until it is launched; None where they can't be spread: `finished` must follow.
+    """
+    if not all(v is None or (v.dim() >= -axis and can_spread(v.movedim(axis, -1), shape)) for v in vectors):
+        return None
+    (call.gate, gate), (call.residual, residual) = (
+        spread(None if v is None else v.movedim(axis, -1), shape) for v in vectors
+    )  # fmt: skip
+    return [gate, residual]
 
 
 def inverse(rows: int) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from aquatint.runtime.cuda_launch import COLUMNS, Family
 from aquatint.runtime.cuda_operands import NUMBERS
+from aquatint.runtime.cuda_sm80 import W4A8, W8A8
 
 MOST_RANKS = 64  # of a product
-CONV_FORMATS = (("int8", "int4-g64-whole"), ("int8", "int8"))
+CONV_FORMATS = (W4A8, W8A8)
 GEMV_WEIGHTS = ("int4-g64", "int4-g64-whole", "int8")
 
 

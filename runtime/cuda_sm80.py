@@ -1,8 +1,11 @@
-"""The kernels for any tensor cores since Ampere: one tile for a block, copied by its threads. csrc/cuda/*_sm80.cu."""
+"""The kernels for any tensor cores since Ampere, and what newer ones add: a tile for a block, copied by its threads.
+
+csrc/cuda/*_sm80.cu and *_sm120.cu.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
@@ -10,33 +13,44 @@ from aquatint.runtime.cuda_pack import packed_down_by_lanes
 
 TOKENS = 128  # of a tile
 ROWS, WARPS = 16, 8  # of a block that quantizes
-DEPTHS = {"int8": 128, "int4-g64": 256}  # codes of a tile along K: 128 bytes
-KERNELS = {("int8", "int4-g64-whole"): "w4a8", ("int8", "int8"): "w8a8", ("int4-g64", "int4-g64"): "w4a4"}
 MOST_ROWS = 8  # of a product of few rows, at once
-X_STAGE = TOKENS * 128
-STAGES = {"w4a8": X_STAGE + 8192 + 256, "w8a8": X_STAGE + 16384, "w4a4": X_STAGE + 16384 + 1024 + 2048}  # bytes of one of two
+X_STAGE = TOKENS * 128  # bytes of a stage that hold tokens
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product's kernels: file, name, codes of a tile along K (128 bytes of them), and bytes of one of two stages."""
+
+    file: str
+    name: str
+    depth: int
+    stage: int
+
+
+W4A8, W8A8, W4A4, NVFP4 = ("int8", "int4-g64-whole"), ("int8", "int8"), ("int4-g64", "int4-g64"), ("nvfp4", "nvfp4")
+PRODUCTS = {
+    W4A8: Product("product_sm80", "w4a8", 128, X_STAGE + 8192 + 256),
+    W8A8: Product("product_sm80", "w8a8", 128, X_STAGE + 16384),
+    W4A4: Product("product_sm80", "w4a4", 256, X_STAGE + 16384 + 1024 + 2048),
+    NVFP4: Product("product_sm120", "nvfp4", 256, X_STAGE + 16384 + 2048 + 2048),
+}
+QUANTIZES = {"int8": ("quantize_sm80", "a8"), "int4-g64": ("quantize_sm80", "a4"), "nvfp4": ("quantize_sm120", "nvfp4")}
 
 
 def product_plan(
     m: int, n: int, k: int, formats: tuple[str, str], rank: int, multiprocessors: int, tokens: int | None = None
 ) -> ProductPlan:
     """A block for each tile of 128 tokens by 128 outputs."""
-    name = KERNELS[formats]
-    m_tiles, n_tiles = ceil(m / TOKENS), ceil(n / OUTPUTS)
-    launch = Launch("product_sm80", f"product_{name}_s{slices_for(rank)}", m_tiles * n_tiles, 256, 2 * STAGES[name])
-    return ProductPlan(launch, TOKENS, m_tiles, n_tiles, ceil(k / DEPTHS[formats[0]]))
+    kind, m_tiles, n_tiles = PRODUCTS[formats], ceil(m / TOKENS), ceil(n / OUTPUTS)
+    launch = Launch(kind.file, f"product_{kind.name}_s{slices_for(rank)}", m_tiles * n_tiles, 256, 2 * kind.stage)
+    return ProductPlan(launch, TOKENS, m_tiles, n_tiles, ceil(k / kind.depth))
 
 
 def quantize_plan(m: int, k: int, rank: int, format: str, multiprocessors: int) -> QuantizePlan:
     """A block for sixteen rows."""
-    bits = {"int8": 8, "int4-g64": 4}[format]
-    return QuantizePlan(rows_launch("quantize_sm80", f"quantize_a{bits}_s{slices_for(rank)}", m, rank), 1, k)
-
-
-def rows_launch(file: str, kernel: str, m: int, rank: int) -> Launch:
-    """Rows that are quantized, sixteen a block: csrc/cuda/quantize_sm80.h."""
-    shared = WARPS * 2 * slices_for(rank) * 4 * 32 * 4 + WARPS * ROWS * 4 + 2 * ROWS * 8
-    return Launch(file, kernel, ceil(m / ROWS), 32 * WARPS, shared)
+    (file, name), slices = QUANTIZES[format], slices_for(rank)
+    shared = WARPS * 2 * slices * 4 * 32 * 4 + WARPS * ROWS * 4 + 2 * ROWS * 8
+    return QuantizePlan(Launch(file, f"quantize_{name}_s{slices}", ceil(m / ROWS), 32 * WARPS, shared), 1, k)
 
 
 def gemv_plan(m: int, n: int, bits: int) -> Launch:
@@ -49,9 +63,10 @@ def gemv_plan(m: int, n: int, bits: int) -> Launch:
 def conv_plan(m: int, n: int, channels: int, taps: int, bits: int, rank: int) -> ProductPlan:
     """A convolution with m pixels of output: a product whose depth is the taps, each in whole tiles of channels."""
     m_tiles, n_tiles = ceil(m / TOKENS), ceil(n / OUTPUTS)
-    shared = 2 * (STAGES[f"w{bits}a8"] + TOKENS * 4)
+    kind = PRODUCTS[{4: W4A8, 8: W8A8}[bits]]
+    shared = 2 * (kind.stage + TOKENS * 4)
     launch = Launch("conv_sm80", f"conv_w{bits}a8_s{slices_for(rank)}", m_tiles * n_tiles, 256, shared)
-    return ProductPlan(launch, TOKENS, m_tiles, n_tiles, taps * ceil(channels / DEPTHS["int8"]))
+    return ProductPlan(launch, TOKENS, m_tiles, n_tiles, taps * ceil(channels / kind.depth))
 
 
 def rotary_launch(rows: int, width: int) -> tuple[Launch, int]:
@@ -89,6 +104,11 @@ def moments_plan(batch: int, channels: int, groups: int, pixels: int, last: bool
 
 FILES = ("quantize_sm80", "product_sm80", "gemv_sm80", "conv_sm80", "rotary_sm80", "moments_sm80")
 SM80 = Family(
-    "sm80", FILES, ("int8", "int4-g64"), tuple(KERNELS), 96, quantize_plan, lambda k, rank: True, product_plan,
+    "sm80", FILES, ("int8", "int4-g64"), (W4A8, W8A8, W4A4), 96, quantize_plan, lambda k, rank: True, product_plan,
     packed_down_by_lanes,
+)  # fmt: skip
+# Consumer Blackwell: its tensor cores have no integers of 4 bits, and nvfp4 instead.
+SM120 = replace(
+    SM80, name="sm120", files=(*FILES, "quantize_sm120", "product_sm120"), formats=("int8", "nvfp4"),
+    products=(W4A8, W8A8, NVFP4),
 )  # fmt: skip

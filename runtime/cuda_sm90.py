@@ -10,7 +10,7 @@ from aquatint.compiler.formats import format_named
 from aquatint.runtime import cuda_sm80
 from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
 from aquatint.runtime.cuda_pack import packed_down, packed_down_by_lanes
-from aquatint.runtime.cuda_sm80 import SM80
+from aquatint.runtime.cuda_sm80 import SM80, W4A8, W8A8
 
 TOKENS = (256, 224, 192, 128)  # of a tile, as csrc/cuda/product_sm90.cu has them
 DEPTH = 128  # bytes of a tile along K
@@ -77,5 +77,5 @@ def _packed_down(down: Tensor, slices: int) -> Tensor:
 FILES = ("quantize_sm90", "product_w4_sm90", "product_w8_sm90")
 SM90 = Family(
     "sm90", (*FILES, *(name for name in SM80.files if name != "product_sm80")), ("int8",),
-    (("int8", "int4-g64-whole"), ("int8", "int8")), SM80.most_ranks, _quantize, can_quantize, product_plan, _packed_down,
+    (W4A8, W8A8), SM80.most_ranks, _quantize, can_quantize, product_plan, _packed_down,
 )  # fmt: skip

@@ -16,7 +16,7 @@ __device__ inline uint4 eight_halves(const float* values) {
 
 // Eight numbers in the order of x.
 struct Eight {
-    float v[8];
+    alignas(16) float v[8];
 
     __device__ explicit Eight(const uint4& halves) {
         uint32_t pairs[4] = {halves.x, halves.y, halves.z, halves.w};

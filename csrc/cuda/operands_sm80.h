@@ -89,79 +89,102 @@ struct ByRow {
     __device__ uint4 branch(int row, int rank) const { return branch_of(call, row, rank); }
 };
 
-// Activations and weights of 4 bits, each group of 64 with a scale of its own on either side.
+// Activations and weights of 4 bits, scaled by groups on either side; what a product of 64 along K is scaled by, `Scaling` knows.
 //
-// A block of a weight: four groups' registers of A, [group][64 outputs][part][lane], and behind them their scales, bf16 of rows
-// r and r + 8, [group][64 outputs][part][r].
+// A block of a weight: four times 64 along K as registers of A, [64 along K][64 outputs][part][lane], and behind them their scales,
+// [64 along K][64 outputs][part][..]. A stage has a word of scales for each token and 64 along K.
+template <class Scaling>
 struct ByGroup {
     using Sum = float;
-    static constexpr bool kScaled = true;
-    static constexpr int kGroups = 4, kCodes = kTile * 128, kBlock = kCodes + kGroups * kTile * 2;
+    using Word = typename Scaling::Word;
+    static constexpr bool kScaled = Scaling::kScaled;
+    static constexpr int kGroups = 4, kCodes = kTile * 128, kBlock = kCodes + kGroups * kTile * Scaling::kWeightBytes;
     static constexpr int kScales = kTokens + kBlock, kStage = kScales + kGroups * kTile * 4;
 
     const ProductCall& call;
     int m, n;
     Warp warp = {};
-    float own[kGroups] = {};  // the scales of a token, on their way to the stage
+    Word own[kGroups] = {};  // the scales of a token, on their way to the stage
 
     __device__ void fetch(uint8_t* stage, int depth) {
         fetch_tokens(stage, call, m * kTile, call.k / 2, depth);
         fetch_weight<kBlock>(stage + kTokens, call, n, depth);
         if (threadIdx.x >= kTile) return;
-        int token = m * kTile + int(threadIdx.x), groups = call.k / 64;
-        auto* scales = static_cast<const __nv_bfloat16*>(call.x_scales) + int64_t(token) * groups;
+        int token = m * kTile + int(threadIdx.x);
 #pragma unroll
         for (int i = 0; i < kGroups; ++i) {
-            bool there = token < call.m && depth * kGroups + i < groups;
-            own[i] = there ? __bfloat162float(scales[depth * kGroups + i]) : 0.0f;
+            int group = depth * kGroups + i;
+            own[i] = token < call.m && group < call.k / 64 ? Scaling::of_token(call, token, group) : Word(0);
         }
     }
 
     __device__ void settle(uint8_t* stage) const {
         if (threadIdx.x >= kTile) return;
 #pragma unroll
-        for (int i = 0; i < kGroups; ++i) reinterpret_cast<float*>(stage + kScales)[i * kTile + threadIdx.x] = own[i];
+        for (int i = 0; i < kGroups; ++i) reinterpret_cast<Word*>(stage + kScales)[i * kTile + threadIdx.x] = own[i];
     }
 
     __device__ void multiply(float (&sums)[kParts][16], const uint8_t* stage, int) const {
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
             uint4 x[kTiles / 2];
-            float2 x_scale[kTiles];
+            typename Scaling::Tokens x_scale[kTiles];
+            auto* scales = reinterpret_cast<const Word*>(stage + kScales) + group * kTile + warp.tokens;
 #pragma unroll
             for (int i = 0; i < kTiles / 2; ++i)
                 x[i] = load_matrices(stage + swizzled(warp.tokens + i * 16 + warp.lane / 16 * 8 + warp.lane % 8,
                                                       group * 2 + warp.lane / 8 % 2));
-            auto* scales = reinterpret_cast<const float*>(stage + kScales) + group * kTile + warp.tokens + warp.lane % 4 * 2;
 #pragma unroll
-            for (int i = 0; i < kTiles; ++i) x_scale[i] = *reinterpret_cast<const float2*>(scales + i * 8);
+            for (int i = 0; i < kTiles; ++i) x_scale[i] = Scaling::of_tokens(scales + i * 8, warp.lane);
 #pragma unroll
             for (int part = 0; part < kParts; ++part) {
                 int place = (group * 2 + warp.group) * kParts + part;
                 uint4 a = reinterpret_cast<const uint4*>(stage + kTokens)[place * 32 + warp.lane];
-                uint32_t both = reinterpret_cast<const uint32_t*>(stage + kTokens + kCodes)[place * 8 + warp.lane / 4];
-                float2 w_scale = {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000)};
+                auto w_scale = Scaling::of_outputs(stage + kTokens + kCodes, place, warp.lane);
 #pragma unroll
                 for (int i = 0; i < kTiles; ++i) {
+                    auto& sum = reinterpret_cast<float(&)[4]>(sums[part][4 * i]);
                     uint4 two = x[i / 2];
-                    add(&sums[part][4 * i], a, i % 2 ? two.z : two.x, i % 2 ? two.w : two.y, w_scale, x_scale[i]);
+                    Scaling::add(sum, a, i % 2 ? two.z : two.x, i % 2 ? two.w : two.y, w_scale, x_scale[i]);
                 }
             }
         }
     }
 
-    __device__ float row_scale(int) const { return 1.0f; }
+    __device__ float row_scale(int row) const { return Scaling::of_row(call, row); }
 
     __device__ uint4 branch(int row, int rank) const { return branch_of(call, row, rank); }
+};
+
+// A scale in bf16 for each group of 64; of a weight's, rows r and r + 8 are a word.
+struct EachGroup {
+    using Word = float;
+    using Tokens = float2;
+    static constexpr bool kScaled = true;
+    static constexpr int kWeightBytes = 2;
+
+    __device__ static float of_token(const ProductCall& call, int token, int group) {
+        return __bfloat162float(static_cast<const __nv_bfloat16*>(call.x_scales)[int64_t(token) * (call.k / 64) + group]);
+    }
+
+    __device__ static float2 of_tokens(const float* scales, int lane) {
+        return *reinterpret_cast<const float2*>(scales + lane % 4 * 2);
+    }
+
+    __device__ static float2 of_outputs(const uint8_t* scales, int place, int lane) {
+        return two_floats(reinterpret_cast<const uint32_t*>(scales)[place * 8 + lane / 4]);
+    }
+
+    __device__ static float of_row(const ProductCall&, int) { return 1.0f; }
 
     // Onto 1.5 * 2^23 a product's integers are the last bits of floats already.
-    __device__ static void add(float* sums, const uint4& a, uint32_t b_low, uint32_t b_high, float2 w, float2 x) {
+    __device__ static void add(float (&sum)[4], const uint4& a, uint32_t b_low, uint32_t b_high, float2 w, float2 x) {
         constexpr int kOnto = 0x4b400000;
         int found[4] = {kOnto, kOnto, kOnto, kOnto};
         product_of_nibbles(found, a, b_low, b_high);
         float by[4] = {w.x * x.x, w.x * x.y, w.y * x.x, w.y * x.y};
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[i] = fmaf(__int_as_float(found[i]) - __int_as_float(kOnto), by[i], sums[i]);
+        for (int i = 0; i < 4; ++i) sum[i] = fmaf(__int_as_float(found[i]) - __int_as_float(kOnto), by[i], sum[i]);
     }
 };
 

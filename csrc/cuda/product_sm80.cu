@@ -11,4 +11,4 @@
 
 AQ_PRODUCTS(product_w4a8, ByRow<4>, 2)
 AQ_PRODUCTS(product_w8a8, ByRow<8>, 1)
-AQ_PRODUCTS(product_w4a4, ByGroup, 2)
+AQ_PRODUCTS(product_w4a4, ByGroup<aquatint::EachGroup>, 2)

@@ -58,7 +58,7 @@ __device__ inline void product(const Call& call) {
     for (int part = 0; part < kParts; ++part) {
         Channels<Slices> channels(call, n * 2 + warp.group, part * 32 + warp.lane);
         Leaving<Slices, 16, Operands::kScaled> leaving{call, channels, scales + warp.tokens, branch + warp.tokens * 128,
-                                         outgoing + threadIdx.x / 32 * kOutgoing};
+                                                       outgoing + threadIdx.x / 32 * kOutgoing};
         leaving.run(sums[part], m * kTile + warp.tokens, n * kTile + warp.group * 64 + part * 16, warp.lane);
         __syncwarp();  // what is outgoing has been read
     }

@@ -2,8 +2,7 @@
 //
 // A block has sixteen rows, and its warps take their columns in turn. A lane reads eight neighbours of two rows at once; as a
 // product's sum may be taken in any order, these are its operand as they come. Sums are added in one order, so that every run
-// gives the same bits. Where a scale needs its whole row x is read again,
-// mostly from a cache.
+// gives the same bits. Where a scale needs its whole row x is read again, mostly from a cache.
 #pragma once
 
 #include "common/codec.h"

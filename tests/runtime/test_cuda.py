@@ -23,9 +23,8 @@ from aquatint.runtime.cuda_pack import (
     packed_up,
 )  # fmt: skip
 from aquatint.runtime.cuda_refusals import product_refusal, quantize_refusal
-from aquatint.runtime.cuda_sm80 import SM80
+from aquatint.runtime.cuda_sm80 import SM80, SM120
 from aquatint.runtime.cuda_sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan
-from aquatint.runtime.cuda_sm120 import SM120
 
 FOUR = ("int8", "int4-g64-whole")
 

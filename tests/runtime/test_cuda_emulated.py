@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from aquatint.runtime.cuda_launch import Family
 from aquatint.runtime.cuda_refusals import CONV_FORMATS, GEMV_WEIGHTS
-from aquatint.runtime.cuda_sm80 import SM80
+from aquatint.runtime.cuda_sm80 import SM80, SM120
 from aquatint.runtime.cuda_sm90 import SM90, TOKENS
-from aquatint.runtime.cuda_sm120 import SM120
 from tests.runtime import cuda_checks
 from tests.runtime.emulated import BUILT, emulated
 

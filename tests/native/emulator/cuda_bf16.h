@@ -1,7 +1,7 @@
 // As much of CUDA's header of this name as the kernels use.
 #pragma once
 
-#include "block.h"
+#include "words.h"
 #include "common/codec.h"
 
 struct __nv_bfloat16 {

@@ -1,4 +1,4 @@
-#include "block.h"
+#include "words.h"
 
 #define AQ_BITS 8
 #include "cuda/product_sm90.cu"
