@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="narrow blocks")
     parser.add_argument("--no-page", action="store_true", help="print the tables and write nothing")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("this measures an NVIDIA GPU, and torch sees none")
     card, parts, record = torch.cuda.get_device_name(), [], {}
     for made in blocks(options.small):
         torch.manual_seed(0)

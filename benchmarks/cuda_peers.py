@@ -201,6 +201,8 @@ def main() -> None:
     parser.add_argument("--family", choices=BY_NAME, help="kernels of an older kind of GPU, where they run too")
     parser.add_argument("--no-page", action="store_true", help="print the tables and write nothing")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("this measures an NVIDIA GPU, and torch sees none")
     engine = engine_of(torch.device("cuda", torch.cuda.current_device()), BY_NAME.get(options.family))
     card, parts, record = torch.cuda.get_device_name(), [], {}
     for shape in SHAPES:

@@ -9,7 +9,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("samples.png"), help="default: %(default)s")
-    parser.add_argument("--target", default="cpu", help="cpu or reference (default: %(default)s)")
+    parser.add_argument("--target", default="cpu", help="cpu, cuda or reference (default: %(default)s)")
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--steps", type=int, help="default: those that a student was trained for, or 20")
     parser.add_argument("--seed", type=int, default=0)
