@@ -1,6 +1,8 @@
-"""What all tests share: reproducible products, two threads, and the gpu and native tiers."""
+"""What all tests share: reproducible products, two threads, seeds, and the gpu and native tiers."""
 
 from __future__ import annotations
+
+import random
 
 import hypothesis
 import pytest
@@ -18,6 +20,13 @@ hypothesis.settings.load_profile("gate")
 def pytest_configure(config: pytest.Config) -> None:
     reproducible()
     torch.set_num_threads(2)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before the fixtures: a test that fails must fail again, alone too."""
+    random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
