@@ -103,7 +103,7 @@ or compress the model: it says what preparing takes, not what running takes.
 
 def page_name(benchmark: str, threads: int) -> str:
     """A processor with AMX has a page of its own, and so has another number of threads."""
-    from aquatint.runtime.native import best_kernel_set
+    from aquatint.runtime.cpu.native import best_kernel_set
 
     kernels = best_kernel_set()
     name = f"{benchmark}_amx" if kernels and kernels.tiles else benchmark

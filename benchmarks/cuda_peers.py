@@ -24,15 +24,15 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
-from aquatint.runtime.cuda import FAMILIES, file
-from aquatint.runtime.cuda import engine as engine_of
-from aquatint.runtime.cuda_calls import at_struct
-from aquatint.runtime.cuda_driver import driver
-from aquatint.runtime.cuda_engine import Engine
-from aquatint.runtime.cuda_kernels import GemmKernel, QuantizeKernel
-from aquatint.runtime.cuda_launch import Launch
-from aquatint.runtime.cuda_sm80 import NVFP4, W4A4, W4A8, W8A8
-from aquatint.runtime.cuda_sm90 import TOKENS
+from aquatint.runtime.cuda.calls import at_struct
+from aquatint.runtime.cuda.driver import driver
+from aquatint.runtime.cuda.engine import Engine
+from aquatint.runtime.cuda.launch import Launch
+from aquatint.runtime.cuda.linear import GemmKernel, QuantizeKernel
+from aquatint.runtime.cuda.sm80 import NVFP4, W4A4, W4A8, W8A8
+from aquatint.runtime.cuda.sm90 import TOKENS
+from aquatint.runtime.cuda.target import FAMILIES, file
+from aquatint.runtime.cuda.target import engine as engine_of
 from benchmarks.records import markdown, write_record
 
 SHAPES = ((4608, 3072, 12288), (4608, 12288, 3072), (4608, 3072, 9216), (1024, 1152, 4608), (16384, 2240, 5600))

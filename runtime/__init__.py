@@ -1,4 +1,4 @@
-"""What a program runs on: the operator set, and one file a target."""
+"""What a program runs on: the operator set, and a file or a folder a target."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from aquatint.runtime.cpu import cpu
-from aquatint.runtime.cuda import cuda
+from aquatint.runtime.cpu.target import cpu
+from aquatint.runtime.cuda.target import cuda
 from aquatint.runtime.reference import reference
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aquatint.runtime.native import KernelSet, Spread
+from aquatint.runtime.cpu.native import KernelSet, Spread
 
 Run = Callable[[], Any]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aquatint.compiler.numerics import reproducible
-from aquatint.runtime.native import library
+from aquatint.runtime.cpu.native import library
 
 # The gate draws the same cases each time; `make fuzz` draws new ones.
 hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)

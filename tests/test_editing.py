@@ -15,7 +15,7 @@ from aquatint.compiler.regions import Regions
 from aquatint.compiler.statistics import Calibration
 from aquatint.passes.sparse import Sparse
 from aquatint.runtime import target_named
-from aquatint.runtime.native import best_kernel_set
+from aquatint.runtime.cpu.native import best_kernel_set
 
 from .zoo import ENCODERS, ZOO, build
 

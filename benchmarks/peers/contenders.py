@@ -186,7 +186,7 @@ class Apart:
     """The CPU target without kernels for two operators."""
 
     def __init__(self, kernels: Any) -> None:
-        from aquatint.runtime.cpu import Cpu
+        from aquatint.runtime.cpu.target import Cpu
 
         cpu = Cpu(kernels)
         self.name, self.device, self.gates, self.lower = cpu.name, cpu.device, cpu.gates, cpu.lower
@@ -210,7 +210,7 @@ def ceiling(task: Task, *, kind: int) -> Run:
     """As many multiply-adds as the case has, on registers alone, on every thread."""
     import torch
 
-    from aquatint.runtime.native import best_kernel_set
+    from aquatint.runtime.cpu.native import best_kernel_set
 
     kernels = best_kernel_set()
     assert kernels is not None, "the compiled kernels are not built"

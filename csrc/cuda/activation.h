@@ -3,7 +3,7 @@
 
 namespace aquatint {
 
-enum Activation { kNone, kGelu, kGeluTanh, kSilu };  // in the order of runtime/cuda_calls.py
+enum Activation { kNone, kGelu, kGeluTanh, kSilu };  // in the order of runtime/cuda/calls.py
 
 // x sigmoid(x (a + b x^2 + c x^4)): SiLU and the tanh form of GELU exactly, GELU to 3e-5. One curve keeps the code small, and
 // with it in the instruction cache; x^2 stops where the sigmoid has long been 0 or 1.

@@ -1,4 +1,4 @@
-// What a product of few rows is called with. The struct is mirrored in runtime/cuda_calls.py.
+// What a product of few rows is called with. The struct is mirrored in runtime/cuda/calls.py.
 #pragma once
 
 #include <cstdint>

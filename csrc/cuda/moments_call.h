@@ -1,4 +1,4 @@
-// What a group norm's statistics are called with. The struct is mirrored in runtime/cuda_calls.py.
+// What a group norm's statistics are called with. The struct is mirrored in runtime/cuda/calls.py.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What the products are called with. The struct is mirrored in runtime/cuda_calls.py.
+// What the products are called with. The struct is mirrored in runtime/cuda/calls.py.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What quantizing is called with. The struct is mirrored in runtime/cuda_calls.py.
+// What quantizing is called with. The struct is mirrored in runtime/cuda/calls.py.
 #pragma once
 
 #include "cuda/product_call.h"

@@ -1,4 +1,4 @@
-// What rotating is called with. The struct is mirrored in runtime/cuda_calls.py.
+// What rotating is called with. The struct is mirrored in runtime/cuda/calls.py.
 #pragma once
 
 #include <cstdint>

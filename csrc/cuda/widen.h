@@ -1,6 +1,6 @@
 // A block of a weight, 128 outputs by 128 along K, as 128 threads read 64 of its outputs: each its registers of A together.
 //
-// Packed by runtime/cuda_pack.py. Four products of k = 32 take four registers each: rows r and r + 8 in turn, bytes 4 q to
+// Packed by runtime/cuda/pack.py. Four products of k = 32 take four registers each: rows r and r + 8 in turn, bytes 4 q to
 // 4 q + 3 and then 16 further, for r = lane / 4, q = lane % 4 (PTX ISA, "Register fragments for wgmma"; those of
 // mma.m16n8k32 are the same).
 #pragma once

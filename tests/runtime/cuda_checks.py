@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
-from aquatint.runtime.cuda import Cuda
+from aquatint.runtime.cuda.target import Cuda
 
 
 def poison(device: torch.device) -> None:
@@ -219,7 +219,7 @@ def check_all(target: Cuda) -> None:
 
 
 if __name__ == "__main__":
-    from aquatint.runtime.cuda_sm80 import SM80
+    from aquatint.runtime.cuda.sm80 import SM80
     from tests.runtime.emulated import emulated
 
     folder = Path(sys.argv[1])

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from aquatint.runtime.cuda import Cuda
-from aquatint.runtime.cuda_engine import Engine
-from aquatint.runtime.cuda_launch import Family, Launch
+from aquatint.runtime.cuda.engine import Engine
+from aquatint.runtime.cuda.launch import Family, Launch
+from aquatint.runtime.cuda.target import Cuda
 
 BUILT = Path(__file__).resolve().parent.parent.parent / "build" / "emulated"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aquatint.runtime.cpu import Cpu
-from aquatint.runtime.native import kernel_set
+from aquatint.runtime.cpu.native import kernel_set
+from aquatint.runtime.cpu.target import Cpu
 
 BRANCH = 3e-3  # of the largest: words have 13 bits, and one channel of `rows` is 10^4 times another
 # Of the largest value: tiles hold values and their shares in bfloat16, and queries and keys where the program lets them.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aquatint.compiler.formats import FORMATS
 from aquatint.runtime import target_named
-from aquatint.runtime.native import KERNEL_SETS
+from aquatint.runtime.cpu.native import KERNEL_SETS
 from aquatint.runtime.ops import Slot
 
 from .kernels import SHARES, target

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from aquatint.compiler.formats import FORMATS
 from aquatint.compiler.powers import rounded, scaled
 from aquatint.runtime import ops
-from aquatint.runtime.native import KERNEL_SETS
+from aquatint.runtime.cpu.native import KERNEL_SETS
 from aquatint.runtime.ops import Slot
 
 from .kernels import assert_near, assert_projected, rows, target

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from aquatint.compiler.formats import FORMATS
 from aquatint.runtime import ops
-from aquatint.runtime.cpu import Cpu
-from aquatint.runtime.native import KERNEL_SETS, kernel_set
+from aquatint.runtime.cpu.native import KERNEL_SETS, kernel_set
+from aquatint.runtime.cpu.target import Cpu
 from aquatint.runtime.ops import Slot
 
 from .kernels import assert_near, assert_projected, branch_rounding, rows, target

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from aquatint.compiler.formats import format_named, unpack_nibbles
-from aquatint.runtime.cuda import FAMILIES, cuda
-from aquatint.runtime.cuda_calls import ConvCall, GemvCall, MomentsCall, ProductCall, QuantizeCall, RotaryCall
-from aquatint.runtime.cuda_launch import slices_for
-from aquatint.runtime.cuda_operands import inverse, spread
-from aquatint.runtime.cuda_pack import (
+from aquatint.runtime.cuda.calls import ConvCall, GemvCall, MomentsCall, ProductCall, QuantizeCall, RotaryCall
+from aquatint.runtime.cuda.launch import slices_for
+from aquatint.runtime.cuda.operands import inverse, spread
+from aquatint.runtime.cuda.pack import (
     packed_blocks,
     packed_bytes,
     packed_down,
@@ -22,9 +21,10 @@ from aquatint.runtime.cuda_pack import (
     packed_nibbles,
     packed_up,
 )  # fmt: skip
-from aquatint.runtime.cuda_refusals import product_refusal, quantize_refusal
-from aquatint.runtime.cuda_sm80 import SM80, SM120
-from aquatint.runtime.cuda_sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan
+from aquatint.runtime.cuda.refusals import product_refusal, quantize_refusal
+from aquatint.runtime.cuda.sm80 import SM80, SM120
+from aquatint.runtime.cuda.sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan
+from aquatint.runtime.cuda.target import FAMILIES, cuda
 
 FOUR = ("int8", "int4-g64-whole")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from aquatint.runtime.cuda_launch import Family
-from aquatint.runtime.cuda_sm80 import SM80, SM120
-from aquatint.runtime.cuda_sm90 import SM90
+from aquatint.runtime.cuda.launch import Family
+from aquatint.runtime.cuda.sm80 import SM80, SM120
+from aquatint.runtime.cuda.sm90 import SM90
 
 LOGS = Path(__file__).resolve().parent.parent.parent / "build" / "cuda"
 TARGETS = {"sm80": ("sm_80", "sm_86", "sm_89", "sm_90"), "sm90": ("sm_90",), "sm120": ("sm_120",)}

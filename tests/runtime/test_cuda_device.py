@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aquatint.runtime.cuda import Cuda, engine
-from aquatint.runtime.cuda_launch import Family
-from aquatint.runtime.cuda_refusals import CONV_FORMATS, GEMV_WEIGHTS
-from aquatint.runtime.cuda_sm80 import SM80
+from aquatint.runtime.cuda.launch import Family
+from aquatint.runtime.cuda.refusals import CONV_FORMATS, GEMV_WEIGHTS
+from aquatint.runtime.cuda.sm80 import SM80
+from aquatint.runtime.cuda.target import Cuda, engine
 from tests.runtime import cuda_checks
 
 pytestmark = pytest.mark.gpu

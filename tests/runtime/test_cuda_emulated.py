@@ -12,10 +12,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aquatint.runtime.cuda_launch import Family
-from aquatint.runtime.cuda_refusals import CONV_FORMATS, GEMV_WEIGHTS
-from aquatint.runtime.cuda_sm80 import SM80, SM120
-from aquatint.runtime.cuda_sm90 import SM90, TOKENS
+from aquatint.runtime.cuda.launch import Family
+from aquatint.runtime.cuda.refusals import CONV_FORMATS, GEMV_WEIGHTS
+from aquatint.runtime.cuda.sm80 import SM80, SM120
+from aquatint.runtime.cuda.sm90 import SM90, TOKENS
 from tests.runtime import cuda_checks
 from tests.runtime.emulated import BUILT, emulated
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import aquatint
 from aquatint.runtime import target_named
-from aquatint.runtime.cuda_launch import Family
-from aquatint.runtime.cuda_sm80 import SM80, SM120
-from aquatint.runtime.cuda_sm90 import SM90
+from aquatint.runtime.cuda.launch import Family
+from aquatint.runtime.cuda.sm80 import SM80, SM120
+from aquatint.runtime.cuda.sm90 import SM90
 from aquatint.runtime.ops import name_of
 from tests.runtime.emulated import BUILT, emulated
 from tests.zoo import build, tensors_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aquatint.runtime.native import kernel_set
+from aquatint.runtime.cpu.native import kernel_set
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 AVX512 = "-mavx2 -mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq"

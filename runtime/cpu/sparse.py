@@ -11,10 +11,10 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime.binding import Run, at, runner, staged
-from aquatint.runtime.cpu_aten import FloatWeight
-from aquatint.runtime.cpu_kernels import BoundKernel, output_size, window_of
-from aquatint.runtime.cpu_pack import panels
-from aquatint.runtime.native import KernelSet, LinearCall, MovedAffineCall, RecallCall, Window
+from aquatint.runtime.cpu.aten import FloatWeight
+from aquatint.runtime.cpu.kernels import BoundKernel, output_size, window_of
+from aquatint.runtime.cpu.native import KernelSet, LinearCall, MovedAffineCall, RecallCall, Window
+from aquatint.runtime.cpu.pack import panels
 
 
 class RowwiseLinear(BoundKernel):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
-from aquatint.runtime.cuda_pack import packed_down_by_lanes
+from aquatint.runtime.cuda.launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
+from aquatint.runtime.cuda.pack import packed_down_by_lanes
 
 TOKENS = 128  # of a tile
 ROWS, WARPS = 16, 8  # of a block that quantizes

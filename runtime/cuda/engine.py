@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import torch
 
-from aquatint.runtime.cuda_launch import Family, Launch
+from aquatint.runtime.cuda.launch import Family, Launch
 
 
 class Kernels(Protocol):
-    """A file's kernels, to be started: `cuda_driver.Module`, or what stands for it where there is no GPU."""
+    """A file's kernels, to be started: `driver.Module`, or what stands for it where there is no GPU."""
 
     def launch(self, launch: Launch, arguments: Sequence[Any], stream: int) -> None: ...
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from aquatint.runtime import ops
 from aquatint.runtime.binding import Run, can_spread
-from aquatint.runtime.cpu_kernels import BoundKernel, GemmKernel, QuantizeKernel
-from aquatint.runtime.native import KernelSet
+from aquatint.runtime.cpu.kernels import BoundKernel, GemmKernel, QuantizeKernel
+from aquatint.runtime.cpu.native import KernelSet
 
 
 class GemmQuantizeKernel(BoundKernel):

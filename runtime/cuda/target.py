@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from aquatint.runtime.cuda_conv import ConvKernel
-from aquatint.runtime.cuda_driver import CudaError, driver
-from aquatint.runtime.cuda_engine import Engine
-from aquatint.runtime.cuda_gemv import GemvKernel
-from aquatint.runtime.cuda_kernels import GemmKernel, QuantizeKernel
-from aquatint.runtime.cuda_launch import Family
-from aquatint.runtime.cuda_moments import GroupAffineKernel
-from aquatint.runtime.cuda_refusals import (
+from aquatint.runtime.cuda.conv import ConvKernel
+from aquatint.runtime.cuda.driver import CudaError, driver
+from aquatint.runtime.cuda.engine import Engine
+from aquatint.runtime.cuda.gemv import GemvKernel
+from aquatint.runtime.cuda.launch import Family
+from aquatint.runtime.cuda.linear import GemmKernel, QuantizeKernel
+from aquatint.runtime.cuda.moments import GroupAffineKernel
+from aquatint.runtime.cuda.refusals import (
     conv_refusal,
     gemv_refusal,
     moments_refusal,
@@ -28,9 +28,9 @@ from aquatint.runtime.cuda_refusals import (
     quantize_refusal,
     rotary_refusal,
 )  # fmt: skip
-from aquatint.runtime.cuda_rotary import RotaryKernel
-from aquatint.runtime.cuda_sm80 import SM80, SM120
-from aquatint.runtime.cuda_sm90 import SM90
+from aquatint.runtime.cuda.rotary import RotaryKernel
+from aquatint.runtime.cuda.sm80 import SM80, SM120
+from aquatint.runtime.cuda.sm90 import SM90
 
 # By compute capability: the kernels for it, and how many bytes of shared memory a block may have.
 FAMILIES = {
@@ -107,7 +107,7 @@ def engine(device: torch.device, family: Family | None = None) -> Engine:
 def folders() -> tuple[Path, Path]:
     """Where fatbins may be: beside an installed package, or built in a checkout."""
     here = Path(__file__).resolve().parent
-    return here.parent / "lib" / "cuda", here.parent / "build" / "cuda"
+    return here.parents[1] / "lib" / "cuda", here.parents[1] / "build" / "cuda"
 
 
 def file(name: str) -> Path:

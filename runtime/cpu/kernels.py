@@ -17,8 +17,8 @@ from torch import Tensor
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import Run, at, can_spread, collected, runner, spread, staged
-from aquatint.runtime.cpu_pack import GROUP, in_turns, packed_down, packed_up, packed_weight, panels
-from aquatint.runtime.native import GroupAffineCall, KernelSet, ProductCall, QuantizeCall, Window
+from aquatint.runtime.cpu.native import GroupAffineCall, KernelSet, ProductCall, QuantizeCall, Window
+from aquatint.runtime.cpu.pack import GROUP, in_turns, packed_down, packed_up, packed_weight, panels
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cpu/kernel_table.h
 FEW_ROWS = 16  # up to here a product is limited by reading its weight

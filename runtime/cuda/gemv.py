@@ -11,10 +11,10 @@ from torch import Tensor
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at
-from aquatint.runtime.cuda_calls import ACTIVATIONS, GemvCall
-from aquatint.runtime.cuda_engine import Engine
-from aquatint.runtime.cuda_operands import NUMBERS, ready
-from aquatint.runtime.cuda_sm80 import gemv_plan
+from aquatint.runtime.cuda.calls import ACTIVATIONS, GemvCall
+from aquatint.runtime.cuda.engine import Engine
+from aquatint.runtime.cuda.operands import NUMBERS, ready
+from aquatint.runtime.cuda.sm80 import gemv_plan
 
 MOST_ROWS = 32  # for more, widening the weight once and a product of bfloat16 are less work
 

@@ -147,7 +147,7 @@ class KernelSet:
 
 def library_paths() -> tuple[Path, ...]:
     """Where the library may be: inside an installed package, or in a checkout's build folder."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     return (
         package / "lib" / FILE,
         package / "aquatint" / "lib" / FILE,

@@ -13,13 +13,13 @@ from torch import Tensor
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at
-from aquatint.runtime.cpu_kernels import output_size
-from aquatint.runtime.cuda_calls import ACTIVATIONS, ConvCall
-from aquatint.runtime.cuda_engine import Engine
-from aquatint.runtime.cuda_launch import OUTPUTS, slices_for
-from aquatint.runtime.cuda_operands import NUMBERS, finished, put_epilogue, ready, there
-from aquatint.runtime.cuda_pack import TILE, packed_bytes, packed_nibbles, packed_up
-from aquatint.runtime.cuda_sm80 import conv_plan
+from aquatint.runtime.cpu.kernels import output_size
+from aquatint.runtime.cuda.calls import ACTIVATIONS, ConvCall
+from aquatint.runtime.cuda.engine import Engine
+from aquatint.runtime.cuda.launch import OUTPUTS, slices_for
+from aquatint.runtime.cuda.operands import NUMBERS, finished, put_epilogue, ready, there
+from aquatint.runtime.cuda.pack import TILE, packed_bytes, packed_nibbles, packed_up
+from aquatint.runtime.cuda.sm80 import conv_plan
 
 
 class ConvKernel:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aquatint.runtime.binding import at, can_spread
-from aquatint.runtime.cuda_calls import ProductCall, Spread
+from aquatint.runtime.cuda.calls import ProductCall, Spread
 
 NUMBERS = torch.bfloat16  # what the kernels read and write
 

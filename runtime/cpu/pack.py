@@ -11,7 +11,7 @@ from torch import Tensor
 from aquatint.compiler.formats import NumberFormat, format_named
 from aquatint.compiler.powers import Scaled, scaled
 from aquatint.runtime.binding import at
-from aquatint.runtime.native import KernelSet
+from aquatint.runtime.cpu.native import KernelSet
 
 GROUP = 64  # codes that the kernels sum at once
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at
-from aquatint.runtime.cuda_calls import RotaryCall
-from aquatint.runtime.cuda_engine import Engine
-from aquatint.runtime.cuda_operands import NUMBERS, ready
-from aquatint.runtime.cuda_sm80 import rotary_launch
+from aquatint.runtime.cuda.calls import RotaryCall
+from aquatint.runtime.cuda.engine import Engine
+from aquatint.runtime.cuda.operands import NUMBERS, ready
+from aquatint.runtime.cuda.sm80 import rotary_launch
 
 WIDEST = 256  # numbers of a row: a warp's
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aquatint.runtime.binding import Run, at, collected, runner, staged
-from aquatint.runtime.cpu_kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, window_of
-from aquatint.runtime.cpu_pack import panels
-from aquatint.runtime.native import AttentionCall, Heads, KernelSet, LinearCall, Window
+from aquatint.runtime.cpu.kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, window_of
+from aquatint.runtime.cpu.native import AttentionCall, Heads, KernelSet, LinearCall, Window
+from aquatint.runtime.cpu.pack import panels
 
 SMALL = 1 << 24  # multiply-adds up to which the library's call takes longer than its arithmetic
 FEW_OUTPUTS = 8  # up to here dot products leave less undone than a panel

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from aquatint.runtime.binding import at
-from aquatint.runtime.cuda_calls import MomentsCall
-from aquatint.runtime.cuda_engine import Engine
-from aquatint.runtime.cuda_operands import NUMBERS, ready
-from aquatint.runtime.cuda_sm80 import moments_plan
+from aquatint.runtime.cuda.calls import MomentsCall
+from aquatint.runtime.cuda.engine import Engine
+from aquatint.runtime.cuda.operands import NUMBERS, ready
+from aquatint.runtime.cuda.sm80 import moments_plan
 
 
 class GroupAffineKernel:

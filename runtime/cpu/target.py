@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aquatint.runtime.cpu_aten import AttentionKernel, ByteWeightKernel, FloatConvolution, GroupNormKernel, LinearKernel
-from aquatint.runtime.cpu_joined import GemmQuantizeKernel
-from aquatint.runtime.cpu_kernels import (
+from aquatint.runtime.cpu.aten import AttentionKernel, ByteWeightKernel, FloatConvolution, GroupNormKernel, LinearKernel
+from aquatint.runtime.cpu.joined import GemmQuantizeKernel
+from aquatint.runtime.cpu.kernels import (
     GROUP,
     ConvolutionKernel,
     FloatGemmKernel,
@@ -21,7 +21,8 @@ from aquatint.runtime.cpu_kernels import (
     GroupAffineKernel,
     QuantizeKernel,
 )
-from aquatint.runtime.cpu_sparse import (
+from aquatint.runtime.cpu.native import KernelSet, best_kernel_set, library_paths
+from aquatint.runtime.cpu.sparse import (
     MergeKernel,
     MovedAffineKernel,
     RecallKernel,
@@ -30,7 +31,6 @@ from aquatint.runtime.cpu_sparse import (
     RowwiseMatmul,
     TakeKernel,
 )
-from aquatint.runtime.native import KernelSet, best_kernel_set, library_paths
 from aquatint.runtime.ops import can_go_by_squares, is_plain_attention
 
 INPUT_FORMATS = ("int8", "int4-g64")

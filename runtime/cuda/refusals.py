@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aquatint.runtime.cuda_launch import COLUMNS, Family
-from aquatint.runtime.cuda_operands import NUMBERS
-from aquatint.runtime.cuda_sm80 import W4A8, W8A8
+from aquatint.runtime.cuda.launch import COLUMNS, Family
+from aquatint.runtime.cuda.operands import NUMBERS
+from aquatint.runtime.cuda.sm80 import W4A8, W8A8
 
 MOST_RANKS = 64  # of a product
 CONV_FORMATS = (W4A8, W8A8)

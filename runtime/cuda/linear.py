@@ -12,11 +12,11 @@ from torch import Tensor
 from aquatint.compiler.formats import BY_ROW, NumberFormat, format_named
 from aquatint.runtime import ops
 from aquatint.runtime.binding import at, can_spread
-from aquatint.runtime.cuda_calls import ACTIVATIONS, ProductCall, QuantizeCall
-from aquatint.runtime.cuda_engine import Engine
-from aquatint.runtime.cuda_launch import COLUMNS, OUTPUTS, slices_for
-from aquatint.runtime.cuda_operands import NUMBERS, finished, put_epilogue, ready, spread, there
-from aquatint.runtime.cuda_pack import packed_blocks, packed_bytes, packed_groups, packed_nibbles, packed_up
+from aquatint.runtime.cuda.calls import ACTIVATIONS, ProductCall, QuantizeCall
+from aquatint.runtime.cuda.engine import Engine
+from aquatint.runtime.cuda.launch import COLUMNS, OUTPUTS, slices_for
+from aquatint.runtime.cuda.operands import NUMBERS, finished, put_epilogue, ready, spread, there
+from aquatint.runtime.cuda.pack import packed_blocks, packed_bytes, packed_groups, packed_nibbles, packed_up
 
 CODES = {4: torch.uint8, 8: torch.int8}
 

@@ -7,10 +7,10 @@ from math import ceil
 from torch import Tensor
 
 from aquatint.compiler.formats import format_named
-from aquatint.runtime import cuda_sm80
-from aquatint.runtime.cuda_launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
-from aquatint.runtime.cuda_pack import packed_down, packed_down_by_lanes
-from aquatint.runtime.cuda_sm80 import SM80, W4A8, W8A8
+from aquatint.runtime.cuda import sm80
+from aquatint.runtime.cuda.launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
+from aquatint.runtime.cuda.pack import packed_down, packed_down_by_lanes
+from aquatint.runtime.cuda.sm80 import SM80, W4A8, W8A8
 
 TOKENS = (256, 224, 192, 128)  # of a tile, as csrc/cuda/product_sm90.cu has them
 DEPTH = 128  # bytes of a tile along K
@@ -66,7 +66,7 @@ def can_quantize(k: int, rank: int) -> bool:
 
 
 def _quantize(m: int, k: int, rank: int, format: str, multiprocessors: int) -> QuantizePlan:
-    plan = quantize_plan if rank <= MOST_RANKS else cuda_sm80.quantize_plan
+    plan = quantize_plan if rank <= MOST_RANKS else sm80.quantize_plan
     return plan(m, k, rank, format, multiprocessors)
 
 

@@ -1,0 +1,1 @@
+"""The CPU target: `target.py` first; the kernels themselves are csrc/cpu."""

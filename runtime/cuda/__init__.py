@@ -1,0 +1,1 @@
+"""The CUDA target: `target.py` first; the kernels themselves are csrc/cuda."""
