@@ -18,7 +18,8 @@ SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h) csrc/CMakeLists.txt
 demo: setup
 	PYTHONPATH=. $(BIN)/python -m aquatint demo
 
-test: setup lint build/peers/optimum/ready emulated $(if $(NVCC),cuda)
+test: setup lint build/peers/optimum/ready
+	+$(MAKE) --jobs=$(shell nproc) emulated $(if $(NVCC),cuda)
 	$(BIN)/python -m pytest
 
 test-gpu: setup cuda
@@ -45,30 +46,42 @@ $(LIBRARY): .venv/ready $(SOURCES)
 	$(BIN)/cmake --build build/cpu --parallel
 
 CUDA_HEADERS := $(wildcard csrc/cuda/*.h) csrc/common/codec.h
-FATBIN = $(NVCC) -std=c++17 -O3 -Icsrc -fatbin -Xptxas -v $< -o $@ > $(@:.fatbin=.log) 2>&1
-FATBINS := product_w4_sm90 product_w8_sm90 quantize_sm90 ceiling_sm90
-FATBINS += $(patsubst csrc/cuda/%.cu,%,$(wildcard csrc/cuda/*_sm80.cu csrc/cuda/*_sm120.cu))
+FATBIN = @mkdir -p $(@D); echo $@; $(NVCC) -std=c++17 -O3 -Icsrc -fatbin -Xptxas -v $(FLAGS) $< -o $@ > $(@:.fatbin=.log) 2>&1 \
+  || (cat $(@:.fatbin=.log); false)
+FOR = $(foreach sm,$1,-gencode=arch=compute_$(sm),code=sm_$(sm))
+KERNELS := product_w4_sm90 product_w8_sm90 quantize_sm90
+KERNELS += $(filter-out ceiling%,$(patsubst csrc/cuda/%.cu,%,$(wildcard csrc/cuda/*_sm80.cu csrc/cuda/*_sm120.cu)))
+# For models in bfloat16, and in float16.
+FATBINS := $(KERNELS) $(KERNELS:%=%_f16) ceiling_sm80 ceiling_sm90
 cuda: $(FATBINS:%=build/cuda/%.fatbin)
-build/cuda/product_w%_sm90.fatbin: csrc/cuda/product_sm90.cu $(CUDA_HEADERS)
-	@mkdir -p $(@D)
-	$(FATBIN) -gencode=arch=compute_90a,code=sm_90a -DAQ_BITS=$* || (cat $(@:.fatbin=.log); false)
-build/cuda/%_sm90.fatbin: csrc/cuda/%_sm90.cu $(CUDA_HEADERS)
-	@mkdir -p $(@D)
-	$(FATBIN) -gencode=arch=compute_90a,code=sm_90a || (cat $(@:.fatbin=.log); false)
-build/cuda/%_sm80.fatbin: csrc/cuda/%_sm80.cu $(CUDA_HEADERS)
-	@mkdir -p $(@D)
-	$(FATBIN) $(foreach sm,80 86 89 90 120,-gencode=arch=compute_$(sm),code=sm_$(sm)) || (cat $(@:.fatbin=.log); false)
-
-build/cuda/%_sm120.fatbin: csrc/cuda/%_sm120.cu $(CUDA_HEADERS)
-	@mkdir -p $(@D)
-	$(FATBIN) -gencode=arch=compute_120f,code=sm_120f || (cat $(@:.fatbin=.log); false)
+build/cuda/%_f16.fatbin: FLAGS += -DAQ_HALF
+build/cuda/product_w4_%.fatbin: FLAGS += -DAQ_BITS=4
+build/cuda/product_w8_%.fatbin: FLAGS += -DAQ_BITS=8
+build/cuda/%_sm80.fatbin: FLAGS += $(call FOR,80 86 89 90 120)
+build/cuda/%_sm80_f16.fatbin: FLAGS += $(call FOR,75 80 86 89 90 120)
+build/cuda/%_sm90.fatbin build/cuda/%_sm90_f16.fatbin: FLAGS += $(call FOR,90a)
+build/cuda/%_sm120.fatbin build/cuda/%_sm120_f16.fatbin: FLAGS += $(call FOR,120f)
+# A pattern a rule: of two in one make thinks that both are made at once.
+build/cuda/product_w4_%_f16.fatbin: csrc/cuda/product_%.cu $(CUDA_HEADERS); $(FATBIN)
+build/cuda/product_w4_%.fatbin: csrc/cuda/product_%.cu $(CUDA_HEADERS); $(FATBIN)
+build/cuda/product_w8_%_f16.fatbin: csrc/cuda/product_%.cu $(CUDA_HEADERS); $(FATBIN)
+build/cuda/product_w8_%.fatbin: csrc/cuda/product_%.cu $(CUDA_HEADERS); $(FATBIN)
+build/cuda/%_f16.fatbin: csrc/cuda/%.cu $(CUDA_HEADERS); $(FATBIN)
+build/cuda/%.fatbin: csrc/cuda/%.cu $(CUDA_HEADERS); $(FATBIN)
 
 # The same kernels on a CPU, to be tested where there is no GPU.
 EMULATOR := $(wildcard tests/native/emulator/*.h tests/native/emulator/cuda/*.h)
-emulated: $(patsubst tests/native/emulator/%.cpp,build/emulated/%.so,$(wildcard tests/native/emulator/*.cpp))
-build/emulated/%.so: tests/native/emulator/%.cpp $(wildcard csrc/cuda/*.cu) $(CUDA_HEADERS) $(EMULATOR)
-	@mkdir -p $(@D)
-	$(CXX) -std=c++17 -O2 -fPIC -shared -fno-strict-aliasing -ffp-contract=off -Wno-psabi -Itests/native/emulator -Icsrc $< -o $@
+EMULATED := $(patsubst tests/native/emulator/%.cpp,%,$(wildcard tests/native/emulator/*.cpp))
+EMULATED += $(EMULATED:%=%_f16) $(patsubst %,turing/%_f16,$(filter %_sm80,$(EMULATED)))
+emulated: $(EMULATED:%=build/emulated/%.so)
+build/emulated/%_f16.so: FLAGS += -DAQ_HALF
+build/emulated/turing/%.so: FLAGS += -DAQ_TURING
+EMULATE = @mkdir -p $(@D); echo $@; $(CXX) -std=c++17 -O2 -fPIC -shared -fno-strict-aliasing -ffp-contract=off -Wno-psabi \
+  -Itests/native/emulator -Icsrc $(FLAGS) $< -o $@
+SHARED := $(wildcard csrc/cuda/*.cu) $(CUDA_HEADERS) $(EMULATOR)
+build/emulated/turing/%_f16.so: tests/native/emulator/%.cpp $(SHARED); $(EMULATE)
+build/emulated/%_f16.so: tests/native/emulator/%.cpp $(SHARED); $(EMULATE)
+build/emulated/%.so: tests/native/emulator/%.cpp $(SHARED); $(EMULATE)
 
 # Their own packages on top of ours: torch, numpy and diffusers are the ones that we measure with.
 PEERS := openvino onnxruntime torchao bitsandbytes quanto optimum

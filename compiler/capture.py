@@ -29,6 +29,12 @@ from aquatint.runtime import ops
 # Checks and training-only operators that torch.export leaves in the graph.
 ERASED = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size"}
 NEAR = {torch.bfloat16: 2e-2, torch.float16: 3e-3}  # of the output: a few roundings, where a random number would be far more
+# Second names of operators, with the same overloads.
+SAME = {
+    "absolute": "abs", "arctan2": "atan2", "clip": "clamp", "concatenate": "cat", "divide": "div", "fix": "trunc",
+    "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "moveaxis": "movedim", "multiply": "mul",
+    "negative": "neg", "not_equal": "ne", "special_expit": "sigmoid", "subtract": "sub",
+}  # fmt: skip
 PASSED_THROUGH = {"dropout", "feature_dropout", "alpha_dropout", "detach", "alias", "lift_fresh_copy", "lift_fresh"}
 
 
@@ -237,12 +243,15 @@ def _packet(node: fx.Node) -> str:
 
 
 def _table_node(graph: fx.Graph, node: fx.Node, new: dict[fx.Node, fx.Node]) -> fx.Node:
-    if node.op != "call_function" or ops.name_of(node.target) is None:
+    target = node.target
+    if (packet := _packet(node)) in SAME:
+        target = getattr(getattr(torch.ops.aten, SAME[packet]), node.target._overloadname)  # type: ignore[union-attr]
+    if node.op != "call_function" or ops.name_of(target) is None:
         trace = re.findall(r'File "([^"]+)", line (\d+), in (\S+)\s+(.*)', node.meta.get("stack_trace") or "")
         where = "{}:{} in {}: {}".format(*trace[-1]) if trace else "an unknown line"
         raise CaptureError(f"operator {node.target} is not in the table of operators\n  at {where}")
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: new[n])
-    return graph.create_node("call_function", node.target, args, kwargs, node.name)
+    return graph.create_node("call_function", target, args, kwargs, node.name)
 
 
 def find_sites(program: Program) -> tuple[Site, ...]:

@@ -79,7 +79,7 @@ struct ByTap {
 #pragma unroll
             for (int i = 0; i < 8; ++i) sum.v[i] += h.v[i];
         }
-        return sum.halves();
+        return sum.numbers();
     }
 };
 

@@ -1,25 +1,21 @@
-// Eight neighbours, sixteen bytes in bf16: what a thread reads and writes at once.
+// Eight neighbours, sixteen bytes: what a thread reads and writes at once.
 #pragma once
 
-#include "cuda/ampere.h"
+#include "cuda/warp.h"
 
 namespace aquatint {
 
-__device__ inline float2 two_floats(uint32_t halves) {
-    return {__uint_as_float(halves << 16), __uint_as_float(halves & 0xffff0000)};
-}
-
-__device__ inline uint4 eight_halves(const float* values) {
+__device__ inline uint4 eight_numbers(const float* values) {
     float4 a = reinterpret_cast<const float4*>(values)[0], b = reinterpret_cast<const float4*>(values)[1];
-    return {two_halves(a.x, a.y), two_halves(a.z, a.w), two_halves(b.x, b.y), two_halves(b.z, b.w)};
+    return {two_numbers(a.x, a.y), two_numbers(a.z, a.w), two_numbers(b.x, b.y), two_numbers(b.z, b.w)};
 }
 
 // Eight numbers in the order of x.
 struct Eight {
     alignas(16) float v[8];
 
-    __device__ explicit Eight(const uint4& halves) {
-        uint32_t pairs[4] = {halves.x, halves.y, halves.z, halves.w};
+    __device__ explicit Eight(const uint4& numbers) {
+        uint32_t pairs[4] = {numbers.x, numbers.y, numbers.z, numbers.w};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             float2 two = two_floats(pairs[i]);
@@ -36,7 +32,7 @@ struct Eight {
         for (float& one : v) one = all;
     }
 
-    __device__ uint4 halves() const { return eight_halves(v); }
+    __device__ uint4 numbers() const { return eight_numbers(v); }
 
     __device__ void times(const Eight& by) {
 #pragma unroll

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "cuda/activation.h"
-#include "cuda/ampere.h"
 #include "cuda/eight.h"
 #include "cuda/product_call.h"
 #include "cuda/swizzle.h"
@@ -14,12 +13,11 @@ constexpr int kPitch = 48;                      // bytes a token: a warp's 16 ou
 constexpr int kOutgoing = 2 * kAtOnce * kPitch;  // bytes a warp: one part leaves while the next is worked on
 
 __device__ inline uint32_t combined(uint32_t y, uint32_t other, bool times) {
-    auto a = __bfloat1622float2(reinterpret_cast<__nv_bfloat162&>(y));
-    auto b = __bfloat1622float2(reinterpret_cast<__nv_bfloat162&>(other));
-    return times ? two_halves(a.x * b.x, a.y * b.y) : two_halves(a.x + b.x, a.y + b.y);
+    float2 a = two_floats(y), b = two_floats(other);
+    return times ? two_numbers(a.x * b.x, a.y * b.y) : two_numbers(a.x + b.x, a.y + b.y);
 }
 
-__device__ inline uint4 combined(uint4 y, const __nv_bfloat16* values, bool times) {
+__device__ inline uint4 combined(uint4 y, const Number* values, bool times) {
     uint4 other = *reinterpret_cast<const uint4*>(values);
     return {combined(y.x, other.x, times), combined(y.y, other.y, times), combined(y.z, other.z, times),
             combined(y.w, other.w, times)};
@@ -67,8 +65,8 @@ struct Leaving {
             uint8_t* part = outgoing + first / kAtOnce % 2 * (kAtOnce * kPitch);
 #pragma unroll
             for (int i = 0; i < kTiles; i += 2)
-                store_turned(part + i * 8 * kPitch, kPitch, lane, two_halves(y[i][0], y[i][1]), two_halves(y[i][2], y[i][3]),
-                             two_halves(y[i + 1][0], y[i + 1][1]), two_halves(y[i + 1][2], y[i + 1][3]));
+                store_turned(part + i * 8 * kPitch, kPitch, lane, two_numbers(y[i][0], y[i][1]), two_numbers(y[i][2], y[i][3]),
+                             two_numbers(y[i + 1][0], y[i + 1][1]), two_numbers(y[i + 1][2], y[i + 1][3]));
             __syncwarp();
             send(part, first_row + first, first_column, lane);
         }

@@ -35,9 +35,9 @@ __device__ inline void read_x(float (&x)[Rows][8], const GemvCall& call, int fir
 #pragma unroll
     for (int i = 0; i < Rows; ++i) {
         uint4 word = *reinterpret_cast<const uint4*>(call.x + int64_t(min(first + i, call.m - 1)) * call.k + column);
-        uint32_t pairs[4] = {word.x, word.y, word.z, word.w};
+        float2 pairs[4] = {two_floats(word.x), two_floats(word.y), two_floats(word.z), two_floats(word.w)};
 #pragma unroll
-        for (int j = 0; j < 8; ++j) x[i][j] = __uint_as_float(j % 2 ? pairs[j / 2] & 0xffff0000 : pairs[j / 2] << 16);
+        for (int j = 0; j < 8; ++j) x[i][j] = j % 2 ? pairs[j / 2].y : pairs[j / 2].x;
     }
 }
 
@@ -76,7 +76,7 @@ __device__ inline void gemv(const GemvCall& call) {
     if (lane >= kOutputs * Rows || output >= call.n || row >= call.m) return;
     float y = own * (call.rows ? call.rows[output] : 1.0f) + (call.bias ? call.bias[output] : 0.0f);
     if (call.activation != kNone) y = Curve(call.activation)(y);
-    call.y[int64_t(row) * call.n + output] = float_to_bfloat16(y);
+    call.y[int64_t(row) * call.n + output] = narrow(y);
 }
 
 }  // namespace aquatint

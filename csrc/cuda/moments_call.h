@@ -3,12 +3,12 @@
 
 #include <cstdint>
 
-#include <cuda_bf16.h>
+#include "cuda/number.h"
 
 namespace aquatint {
 
 struct MomentsCall {
-    const __nv_bfloat16* x;  // (samples, channels, pixels), in an order that the strides tell
+    const Number* x;  // (samples, channels, pixels), in an order that the strides tell
     const float *weight, *bias;  // (channels,); null: none
     float2* parts;               // mean and sum of squares about it, of each sample, group and split
     float *gain, *offset;        // (samples, channels)

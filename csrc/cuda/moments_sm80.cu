@@ -2,7 +2,7 @@
 //
 // A block reads its pixels twice, the second time from a cache: squares are taken about the mean. Sums are added in one order,
 // so that every run gives the same bits.
-#include "cuda/ampere.h"
+#include "cuda/warp.h"
 #include "cuda/moments_call.h"
 
 namespace aquatint {
@@ -22,17 +22,17 @@ __device__ inline float total(float value, float* between) {
 
 // Calls `each` with every number of the block's.
 template <class Each>
-__device__ inline void walk(const MomentsCall& call, const __nv_bfloat16* x, int pixels, const Each& each) {
+__device__ inline void walk(const MomentsCall& call, const Number* x, int pixels, const Each& each) {
     int width = call.channels / call.groups;
     if (call.abreast) {
         int channel = threadIdx.x % call.abreast;
         for (int pixel = threadIdx.x / call.abreast; channel < width && pixel < pixels; pixel += kThreads / call.abreast)
-            each(__bfloat162float(x[int64_t(pixel) * call.pixel_stride + channel]));
+            each(wide(x[int64_t(pixel) * call.pixel_stride + channel]));
         return;
     }
     for (int channel = 0; channel < width; ++channel)
         for (int pixel = threadIdx.x; pixel < pixels; pixel += kThreads)
-            each(__bfloat162float(x[int64_t(channel) * call.channel_stride + int64_t(pixel) * call.pixel_stride]));
+            each(wide(x[int64_t(channel) * call.channel_stride + int64_t(pixel) * call.pixel_stride]));
 }
 
 __device__ inline void moments(const MomentsCall& call) {
@@ -40,7 +40,7 @@ __device__ inline void moments(const MomentsCall& call) {
     int split = blockIdx.x % call.splits, whole = blockIdx.x / call.splits, width = call.channels / call.groups;
     int sample = whole / call.groups, group = whole % call.groups, first = split * call.share;
     int pixels = min(call.share, call.pixels - first);
-    const __nv_bfloat16* x = call.x + int64_t(sample) * call.channels * call.pixels +
+    const Number* x = call.x + int64_t(sample) * call.channels * call.pixels +
                              int64_t(group) * width * call.channel_stride + int64_t(first) * call.pixel_stride;
     float sum = 0, square = 0;
     walk(call, x, pixels, [&](float v) { sum += v; });

@@ -3,7 +3,6 @@
 // A warp has 64 outputs, in four parts of 16, and 32 tokens, in four tiles of 8.
 #pragma once
 
-#include "cuda/ampere.h"
 #include "cuda/epilogue.h"
 #include "cuda/product_call.h"
 #include "cuda/swizzle.h"
@@ -37,7 +36,7 @@ __device__ inline void fetch_weight(uint8_t* to, const ProductCall& call, int n,
 }
 
 __device__ inline uint4 branch_of(const ProductCall& call, int row, int rank) {
-    return eight_halves(call.h + int64_t(row) * call.rank + rank);
+    return eight_numbers(call.h + int64_t(row) * call.rank + rank);
 }
 
 // Half of a stage, 64 bytes along K, onto sums of integers.
@@ -172,7 +171,8 @@ struct EachGroup {
     }
 
     __device__ static float2 of_outputs(const uint8_t* scales, int place, int lane) {
-        return two_floats(reinterpret_cast<const uint32_t*>(scales)[place * 8 + lane / 4]);
+        uint32_t pair = reinterpret_cast<const uint32_t*>(scales)[place * 8 + lane / 4];
+        return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000)};
     }
 
     __device__ static float of_row(const ProductCall&, int) { return 1.0f; }

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include <cuda_bf16.h>
+#include "cuda/number.h"
 
 namespace aquatint {
 
@@ -11,14 +11,14 @@ constexpr int kGroupOfTiles = 8;  // tiles of tokens that are worked on side by 
 
 // Vectors of N, one for each row of y or one for so many in turn, `stride` apart; null where there are none.
 struct Spread {
-    const void* values;  // in bf16
+    const void* values;  // the model's numbers
     uint32_t inverse;  // 2^32 over how many rows, rounded up: a division as the upper half of a product; 0: one for each row
     int stride;
     int floats;  // what quantizing reads may be in float32 instead
 
-    template <class Number = __nv_bfloat16>
-    __device__ const Number* of(int row) const {
-        return static_cast<const Number*>(values) + int64_t(inverse ? __umulhi(row, inverse) : row) * stride;
+    template <class Value = Number>
+    __device__ const Value* of(int row) const {
+        return static_cast<const Value*>(values) + int64_t(inverse ? __umulhi(row, inverse) : row) * stride;
     }
 };
 
@@ -30,7 +30,7 @@ struct ProductCall {
     const float* h;   // (M, rank)
     const uint4* up;  // in the order of the registers
     Spread gate, residual;
-    __nv_bfloat16* y;
+    Number* y;
     int m, n, k, rank, activation;
     int m_tiles, n_tiles, k_tiles;  // n_tiles: of all blocks of a cluster together
 

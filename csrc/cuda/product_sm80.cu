@@ -1,8 +1,8 @@
-// Linear layers: y (M, N) of codes (M, K) and a weight (N, K). Two blocks lie on a multiprocessor, where their stages let them.
+// Linear layers: y (M, N) of codes (M, K) and a weight (N, K). Two blocks lie on a multiprocessor, where their memory lets them.
 #include "cuda/product_sm80.h"
 
 #define AQ_PRODUCT(name, operands, blocks, slices)                                                                           \
-    extern "C" __global__ void __launch_bounds__(256, blocks)                                                                \
+    extern "C" __global__ void __launch_bounds__(256, aquatint::kSharedLeast > 65536 ? blocks : 1)                            \
         name##_s##slices(const __grid_constant__ aquatint::ProductCall call) {                                               \
         aquatint::product<aquatint::operands, slices>(call);                                                                 \
     }

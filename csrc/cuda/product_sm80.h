@@ -1,7 +1,7 @@
-// A product's tile by a block, on any tensor cores since Ampere: y = finish( codes_x . codes_w, scaled, + h up^T + bias ).
+// A product's tile by a block, on any tensor cores since Turing: y = finish( codes_x . codes_w, scaled, + h up^T + bias ).
 //
-// Computed as y^T = W x^T, as on Hopper (product_sm90.cu): the weight is the operand in registers. A block has two stages:
-// while one is multiplied, the copies into the other are under way.
+// Computed as y^T = W x^T, as on Hopper (product_sm90.cu): the weight is the operand in registers. A block has two stages,
+// where they fit: while one is multiplied, the copies into the other are under way.
 #pragma once
 
 #include "cuda/epilogue.h"
@@ -9,8 +9,7 @@
 
 namespace aquatint {
 
-constexpr int kStages = 2;
-constexpr int kBranch = kTile * 128;  // bytes: the tokens' rows of the low-rank branch, in bf16
+constexpr int kBranch = kTile * 128;  // bytes: the tokens' rows of the low-rank branch
 
 // The tokens' scales and their rows of the low-rank branch, where stages were.
 template <int Slices, class Operands>
@@ -30,6 +29,7 @@ __device__ inline void fetch_rows(uint8_t* branch, float* scales, const Operands
 template <class Operands, int Slices, class Call>
 __device__ inline void product(const Call& call) {
     using Sum = typename Operands::Sum;
+    constexpr int kStages = 2 * Operands::kStage <= kSharedLeast ? 2 : 1;
     uint8_t* shared = dynamic_shared();
     auto [m, n] = call.tile(blockIdx.x);
     Operands operands{call, m, n};
@@ -42,9 +42,13 @@ __device__ inline void product(const Call& call) {
         bool more = k + 1 < call.k_tiles;
         copies_wait<0>();
         __syncthreads();  // all copies are there, and nobody reads the other stage any more
-        if (more) operands.fetch(other, k + 1);
+        if (more && kStages == 2) operands.fetch(other, k + 1);
         copies_commit();
         operands.multiply(sums, stage, k);
+        if (more && kStages == 1) {
+            __syncthreads();  // nobody reads the stage any more
+            operands.fetch(other, k + 1);
+        }
         if (more) operands.settle(other);
     }
     __syncthreads();

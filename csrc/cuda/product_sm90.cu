@@ -2,7 +2,7 @@
 //
 // Computed as y^T = W x^T: the weight is the operand that lies in registers, so 4-bit codes are widened there, on their way in.
 // A group's scale is a whole number and is multiplied into the widened codes; so a row is one sum of integers, exact, and the
-// same in every run. The low-rank branch is a product of the tensor cores too, in bf16, onto the scaled sums.
+// same in every run. The low-rank branch is a product of the tensor cores too, onto the scaled sums.
 //
 // A block: one warpgroup that fetches, two that multiply 64 outputs each by kTokens tokens. Grids are persistent: fetching runs
 // ahead into the next tile.
@@ -80,7 +80,7 @@ struct Product {
         }
     }
 
-    // Three warps: the tokens' scales, and their rows of the low-rank branch in bf16.
+    // Three warps: the tokens' scales, and their rows of the low-rank branch.
     __device__ void fetch_rows(int thread) const {
         uint32_t parity = 1;
         for (int tile = blockIdx.x; tile < call.tiles(); tile += gridDim.x, parity ^= 1) {
@@ -101,7 +101,7 @@ struct Product {
             int row = i / kChunks, rank = i % kChunks * 8;
             uint4 packed = {0, 0, 0, 0};
             if (first + row < call.m && rank < call.rank)
-                packed = eight_halves(call.h + int64_t(first + row) * call.rank + rank);
+                packed = eight_numbers(call.h + int64_t(first + row) * call.rank + rank);
             *reinterpret_cast<uint4*>(branch + swizzled(row, rank / 8)) = packed;
         }
     }

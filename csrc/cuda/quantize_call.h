@@ -6,7 +6,7 @@
 namespace aquatint {
 
 struct QuantizeCall {
-    const __nv_bfloat16* x;
+    const Number* x;
     const float* smooth;
     const uint4* down;  // times smooth, in the order of the registers of the kernel; zeros beyond rank
     Spread gain, offset;

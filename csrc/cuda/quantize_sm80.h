@@ -103,7 +103,7 @@ struct Quantize {
     // A layer norm of each row as a factor and a summand; a warp takes whole rows.
     __device__ void norm() {
         for (int row = warp; row < kRows; row += kWarps) {
-            const __nv_bfloat16* x = call.x + int64_t(min(first_row + row, call.m - 1)) * call.k;
+            const Number* x = call.x + int64_t(min(first_row + row, call.m - 1)) * call.k;
             float sum = 0, square = 0;
             for (int column = lane * 8; column < call.k; column += 256)
                 sum += Eight(*reinterpret_cast<const uint4*>(x + column)).sum();
@@ -156,7 +156,7 @@ struct Quantize {
 #pragma unroll
             for (float& v : eight.v) v = curve(v);
         }
-        return eight.halves();
+        return eight.numbers();
     }
 
     __device__ static Eight vector(const Spread& spread, int row, int column) {

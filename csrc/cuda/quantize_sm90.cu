@@ -51,7 +51,7 @@ struct Quantize {
     const QuantizeCall& call;
     Shared& shared;
     float* partial;  // sums of h: of half of the parts at a time
-    uint8_t* rooms;  // for x: rows of this block's columns in bf16, 16 bytes longer so that columns lie in different banks
+    uint8_t* rooms;  // for x: rows of this block's columns, 16 bytes longer so that columns lie in different banks
     int first_column, columns, pitch, abreast;
     uint8_t* x;
     Found* found;
@@ -218,7 +218,7 @@ struct Quantize {
                     v = {v.x + offset.x, v.y + offset.y};
                 }
                 if (call.activation != kNone) v = {curve(v.x), curve(v.y)};
-                halves_at(row, i) = two_halves(v.x, v.y);
+                halves_at(row, i) = two_numbers(v.x, v.y);
             }
         }
         async_fence();  // the copy engine writes here next

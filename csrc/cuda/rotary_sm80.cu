@@ -11,7 +11,7 @@ __device__ inline void norm(Eight& eight, const RotaryCall& call, int column, bo
     float by = rsqrtf(sum / call.width + call.eps);
     for (float& v : eight.v) v *= by;
     if (call.weight && there) eight.times(Eight(call.weight + column));
-    eight = Eight(eight.halves());  // as the norm by itself leaves it
+    eight = Eight(eight.numbers());  // as the norm by itself leaves it
 }
 
 __device__ inline void rotary(const RotaryCall& call) {
@@ -28,7 +28,7 @@ __device__ inline void rotary(const RotaryCall& call) {
         y.v[i] = x.v[i] * cos.v[i] - x.v[i + 1] * sin.v[i];
         y.v[i + 1] = x.v[i + 1] * cos.v[i + 1] + x.v[i] * sin.v[i + 1];
     }
-    *reinterpret_cast<uint4*>(call.y + place) = y.halves();
+    *reinterpret_cast<uint4*>(call.y + place) = y.numbers();
 }
 
 }  // namespace aquatint

@@ -17,9 +17,8 @@ from aquatint.runtime.cpu.kernels import output_size
 from aquatint.runtime.cuda.calls import ACTIVATIONS, ConvCall
 from aquatint.runtime.cuda.engine import Engine
 from aquatint.runtime.cuda.launch import OUTPUTS, slices_for
-from aquatint.runtime.cuda.operands import NUMBERS, finished, put_epilogue, ready, there
+from aquatint.runtime.cuda.operands import finished, put_epilogue, ready, there
 from aquatint.runtime.cuda.pack import TILE, packed_bytes, packed_nibbles, packed_up
-from aquatint.runtime.cuda.sm80 import conv_plan
 
 
 class ConvKernel:
@@ -31,16 +30,16 @@ class ConvKernel:
         formats: tuple[str, str], dtype: torch.dtype, stride: list[int], padding: list[int], dilation: list[int],
         activation: str | None = None, gate: Any = None, residual: Any = None, table: None = None,
     ) -> None:  # fmt: skip
-        self.engine, self.branch = engine, int(h is not None)
-        self.epilogue = there(gate, engine.device), there(residual, engine.device)
-        self.n, self.bits = len(weight), format_named(formats[1]).bits
+        self.engine, self.numbers, self.branch = engine, dtype, int(h is not None)
+        self.epilogue = there(gate, engine.device, dtype), there(residual, engine.device, dtype)
+        self.n, self.formats = len(weight), (formats[0], formats[1])
         self.geometry = list(weight.shape[1:3]), stride, padding, dilation
         self.rank = up.shape[1] if up is not None and self.branch else 0
         whole, place = ceil(self.n / OUTPUTS) * OUTPUTS, engine.device
         self.weight, by_tap = packed_taps(weight.to(place), weight_scales.to(place), formats[1], whole)
         self.scales = F.pad(by_tap, (0, 0, 0, whole - self.n)).T.contiguous()
         self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.n))
-        self.up = packed_up(up.to(place), whole, slices_for(self.rank)) if up is not None and self.branch else None
+        self.up = packed_up(up.to(place, dtype), whole, slices_for(self.rank)) if up is not None and self.branch else None
         pairs = {name: (ctypes.c_int * 2)(*pair) for name, pair in zip(("stride", "padding", "dilation"), self.geometry[1:])}  # noqa: B905
         self.call = ConvCall(
             weight=at(self.weight), bias=at(self.bias), up=at(self.up), n=self.n, rank=self.rank,
@@ -55,20 +54,20 @@ class ConvKernel:
         codes, scales = ready(codes), ready(scales)
         batch, height, width, channels = codes.shape
         out_height, out_width = output_size(codes.shape[1:3], *self.geometry)
-        y = torch.empty(batch, out_height, out_width, self.n, dtype=NUMBERS, device=codes.device)
+        y = torch.empty(batch, out_height, out_width, self.n, dtype=self.numbers, device=codes.device)
         m = batch * out_height * out_width
         if m == 0:
             return y.permute(0, 3, 1, 2)
         h = ready(varying[0]) if self.branch else None
         others = ops.filled(self.epilogue, varying[self.branch :])
-        plan = conv_plan(m, self.n, channels, prod(self.geometry[0]), self.bits, self.rank)
+        plan = self.engine.family.conv(m, self.n, channels, prod(self.geometry[0]), self.formats, self.rank)
         call = ConvCall.from_buffer_copy(self.call)
         call.codes, call.x_scales, call.h, call.y, call.m = at(codes), at(scales), at(h), at(y), m
-        kept = put_epilogue(call, others, y.shape, axis=-3)
+        kept = put_epilogue(call, others, y.shape, self.numbers, axis=-3)
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
         call.channels, call.depths = channels, ceil(channels / TILE)
         call.height, call.width, call.out_height, call.out_width = height, width, out_height, out_width
-        self.engine.launch(plan.launch, [call])
+        self.engine.launch(plan.launch, [call], self.numbers)
         image = y.permute(0, 3, 1, 2)
         return image if kept is not None else finished(image, *others)
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from aquatint.runtime.cuda.launch import Family, Launch
+from aquatint.runtime.cuda.launch import NUMBERS, Family, Launch
 
 
 class Kernels(Protocol):
@@ -34,5 +34,6 @@ class Engine:
     stream: Callable[[], int]
     tokens: int | None = None
 
-    def launch(self, launch: Launch, arguments: Sequence[Any]) -> None:
-        self.modules[launch.file].launch(launch, arguments, self.stream())
+    def launch(self, launch: Launch, arguments: Sequence[Any], numbers: torch.dtype) -> None:
+        """Start a kernel for a model in `numbers`."""
+        self.modules[f"{launch.file}{NUMBERS[numbers]}"].launch(launch, arguments, self.stream())

@@ -13,10 +13,10 @@ from aquatint.runtime import ops
 from aquatint.runtime.binding import at
 from aquatint.runtime.cuda.calls import ACTIVATIONS, GemvCall
 from aquatint.runtime.cuda.engine import Engine
-from aquatint.runtime.cuda.operands import NUMBERS, ready
+from aquatint.runtime.cuda.operands import ready
 from aquatint.runtime.cuda.sm80 import gemv_plan
 
-MOST_ROWS = 32  # for more, widening the weight once and a product of bfloat16 are less work
+MOST_ROWS = 32  # for more, widening the weight once and PyTorch's product are less work
 
 
 class GemvKernel:
@@ -29,6 +29,7 @@ class GemvKernel:
     ) -> None:  # fmt: skip
         number, place = format_named(formats[1]), engine.device
         self.engine, self.number, self.n, self.activation = engine, number, len(weight), activation
+        self.numbers = dtype
         self.weight, rows, groups = weight.to(place).contiguous(), None, None
         self.stored_scales = weight_scales.to(place)
         if number.scale == "whole":
@@ -46,7 +47,7 @@ class GemvKernel:
         )  # fmt: skip
 
     def fits(self, x: Tensor) -> bool:
-        return x.dtype == NUMBERS
+        return x.dtype == self.numbers
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = ready(x)
@@ -54,16 +55,16 @@ class GemvKernel:
         m = rows.numel() // k
         if m > MOST_ROWS:
             return self.widened(x)
-        y = torch.empty(*outer, self.n, dtype=NUMBERS, device=x.device)
+        y = torch.empty(*outer, self.n, dtype=self.numbers, device=x.device)
         if m == 0:
             return y
         call = GemvCall.from_buffer_copy(self.call)
         call.x, call.y, call.m, call.k = at(rows), at(y), m, k
-        self.engine.launch(gemv_plan(m, self.n, self.number.bits), [call])
+        self.engine.launch(gemv_plan(m, self.n, self.number.bits), [call], self.numbers)
         return y
 
     def widened(self, x: Tensor) -> Tensor:
-        """By PyTorch's own product in bfloat16, the weight widened for this call."""
-        weight = self.number.decode(self.weight, self.stored_scales).to(NUMBERS)
-        y = F.linear(x, weight, None if self.bias is None else self.bias.to(NUMBERS))
+        """By PyTorch's own product, the weight widened for this call."""
+        weight = self.number.decode(self.weight, self.stored_scales).to(self.numbers)
+        y = F.linear(x, weight, None if self.bias is None else self.bias.to(self.numbers))
         return ops.ACTIVATIONS[self.activation](y) if self.activation else y

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
+import torch
 from torch import Tensor
 
 OUTPUTS = 128  # channels of a tile
+NUMBERS = {torch.bfloat16: "", torch.float16: "_f16"}  # that a model may be in, and how the files for them end
 COLUMNS = {"int8": 16, "int4-g64": 64, "nvfp4": 64}  # what K must be a multiple of, by the format of activations
 
 
@@ -57,25 +59,33 @@ class QuantizePlan:
 class Family:
     """Kernels for GPUs of a kind: what they serve, and how they are launched.
 
-    files        fatbins, by name
+    files        fatbins, by name, for each of `numbers` that a model may be in
     formats      that are quantized to
     products     of activations and weights in these formats
     most_ranks   of a down-projection
     quantize     (m, k, rank, format, multiprocessors) -> QuantizePlan
     fits         can rows of (K columns, rank) be quantized?
     product      (m, n, k, formats, rank, multiprocessors, tokens) -> ProductPlan
+    conv         (m, n, channels, taps, formats, rank) -> ProductPlan
     packed_down  a down-projection and slices of 16 ranks -> in the order of the kernel's registers
     """
 
     name: str
     files: tuple[str, ...]
+    numbers: tuple[torch.dtype, ...]
     formats: tuple[str, ...]
     products: tuple[tuple[str, str], ...]
     most_ranks: int
     quantize: Callable[[int, int, int, str, int], QuantizePlan]
     fits: Callable[[int, int], bool]
     product: Callable[[int, int, int, tuple[str, str], int, int, int | None], ProductPlan]
+    conv: Callable[[int, int, int, int, tuple[str, str], int], ProductPlan]
     packed_down: Callable[[Tensor, int], Tensor]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All that is loaded: each file for each of the numbers."""
+        return tuple(f"{file}{NUMBERS[numbers]}" for numbers in self.numbers for file in self.files)
 
 
 def slices_for(rank: int) -> int:

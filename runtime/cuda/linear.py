@@ -15,7 +15,7 @@ from aquatint.runtime.binding import at, can_spread
 from aquatint.runtime.cuda.calls import ACTIVATIONS, ProductCall, QuantizeCall
 from aquatint.runtime.cuda.engine import Engine
 from aquatint.runtime.cuda.launch import COLUMNS, OUTPUTS, slices_for
-from aquatint.runtime.cuda.operands import NUMBERS, finished, put_epilogue, ready, spread, there
+from aquatint.runtime.cuda.operands import finished, put_epilogue, ready, spread, there
 from aquatint.runtime.cuda.pack import packed_blocks, packed_bytes, packed_groups, packed_nibbles, packed_up
 
 CODES = {4: torch.uint8, 8: torch.int8}
@@ -33,12 +33,10 @@ class QuantizeKernel:
         self.affine = there(gain, engine.device), there(offset, engine.device)
         self.rank = 0 if down is None else len(down)
         self.smooth = None if smooth is None else smooth.to(engine.device, torch.float32).contiguous()
-        self.down = None
-        if down is not None:
-            scaled = down.float() if smooth is None else down.float() * smooth.float()
-            self.down = engine.family.packed_down(scaled.to(engine.device), slices_for(self.rank))
+        self.projection = down, smooth
+        self.packed: dict[torch.dtype, Tensor | None] = {}  # the down-projection, by what x is in
         self.call = QuantizeCall(
-            smooth=at(self.smooth), down=at(self.down), rank=self.rank, eps=-1.0 if eps is None else eps,
+            smooth=at(self.smooth), rank=self.rank, eps=-1.0 if eps is None else eps,
             activation=ACTIVATIONS.index(activation),
         )  # fmt: skip
 
@@ -46,7 +44,11 @@ class QuantizeKernel:
         rows = x.movedim(self.axis, -1)
         vectors = ops.filled(self.affine, varying)
         k = rows.shape[-1]
-        possible = x.dtype == NUMBERS and k % COLUMNS[self.format.name] == 0 and self.engine.family.fits(k, self.rank)
+        possible = (
+            x.dtype in self.engine.family.numbers
+            and k % COLUMNS[self.format.name] == 0
+            and self.engine.family.fits(k, self.rank)
+        )
         return possible and all(can_spread(v, rows.shape) for v in vectors)
 
     def __call__(self, x: Tensor, *varying: Tensor) -> tuple[Tensor, ...]:
@@ -60,14 +62,23 @@ class QuantizeKernel:
         found = (codes, scales) if h is None else (codes, scales, h)
         if m == 0:
             return found
-        gain, offset = (spread(v, rows.shape, wide=True) for v in ops.filled(self.affine, varying))
+        gain, offset = (spread(v, rows.shape, x.dtype, wide=True) for v in ops.filled(self.affine, varying))
         plan = self.engine.family.quantize(m, k, self.rank, self.format.name, self.engine.multiprocessors)
         call = QuantizeCall.from_buffer_copy(self.call)
-        call.x, call.gain, call.offset = at(rows), gain[0], offset[0]
+        call.x, call.down, call.gain, call.offset = at(rows), at(self._down(x.dtype)), gain[0], offset[0]
         call.codes, call.scales, call.h = at(codes), at(scales), at(h)
         call.m, call.k, call.blocks, call.share, call.rooms = m, k, plan.blocks, plan.share, 1
-        self.engine.launch(plan.launch, [call])
+        self.engine.launch(plan.launch, [call], x.dtype)
         return found
+
+    def _down(self, numbers: torch.dtype) -> Tensor | None:
+        if numbers not in self.packed:
+            down, smooth = self.projection
+            scaled = down if down is None or smooth is None else down.float() * smooth.float()
+            place = self.engine.device, numbers
+            packed = self.engine.family.packed_down
+            self.packed[numbers] = None if scaled is None else packed(scaled.to(*place), slices_for(self.rank))
+        return self.packed[numbers]
 
 
 class GemmKernel:
@@ -79,7 +90,7 @@ class GemmKernel:
         formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None, gate: Any = None, residual: Any = None,
     ) -> None:  # fmt: skip
         self.engine, self.dtype, self.branch = engine, dtype, int(h is not None)
-        self.epilogue = there(gate, engine.device), there(residual, engine.device)
+        self.epilogue = there(gate, engine.device, dtype), there(residual, engine.device, dtype)
         self.formats, self.n = (formats[0], formats[1]), len(weight)
         self.rank = up.shape[1] if up is not None and self.branch else 0
         whole = ceil(self.n / OUTPUTS) * OUTPUTS
@@ -87,7 +98,7 @@ class GemmKernel:
         self.weight, by_row = packed_weight(weight.to(place), weight_scales.to(place), formats, whole)
         self.scales = None if by_row is None else F.pad(by_row.float(), (0, whole - self.n))
         self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.n))
-        self.up = packed_up(up.to(place), whole, slices_for(self.rank)) if up is not None and self.branch else None
+        self.up = packed_up(up.to(place, dtype), whole, slices_for(self.rank)) if up is not None and self.branch else None
         self.call = ProductCall(
             weight=at(self.weight), w_scales=at(self.scales), bias=at(self.bias), up=at(self.up), n=self.n, rank=self.rank,
             activation=ACTIVATIONS.index(activation),
@@ -109,10 +120,10 @@ class GemmKernel:
         plan = engine.family.product(m, self.n, k, self.formats, self.rank, engine.multiprocessors, engine.tokens)
         call = ProductCall.from_buffer_copy(self.call)
         call.codes, call.x_scales, call.h, call.y, call.m, call.k = at(codes), at(scales), at(h), at(y), m, k
-        kept = put_epilogue(call, others, y.shape)
+        kept = put_epilogue(call, others, y.shape, self.dtype)
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
         fetched = [engine.tensor_map(codes.data_ptr(), m, pitch, plan.box)] if plan.box else []
-        engine.launch(plan.launch, [*fetched, call])
+        engine.launch(plan.launch, [*fetched, call], self.dtype)
         return y if kept is not None else finished(y, *others)
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from aquatint.runtime.binding import at
 from aquatint.runtime.cuda.calls import MomentsCall
 from aquatint.runtime.cuda.engine import Engine
-from aquatint.runtime.cuda.operands import NUMBERS, ready
+from aquatint.runtime.cuda.operands import ready
 from aquatint.runtime.cuda.sm80 import moments_plan
 
 
 class GroupAffineKernel:
-    """aquatint::group_affine of numbers in bfloat16; called with x (B, C, ..)."""
+    """aquatint::group_affine; called with x (B, C, ..)."""
 
     def __init__(
         self, engine: Engine, x: Any, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float
@@ -26,7 +26,7 @@ class GroupAffineKernel:
         )
 
     def fits(self, x: Tensor) -> bool:
-        return x.dtype == NUMBERS and x.dim() > 2 and x.numel() > 0
+        return x.dtype in self.engine.family.numbers and x.dim() > 2 and x.numel() > 0
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         batch, channels, *sizes = x.shape
@@ -40,6 +40,6 @@ class GroupAffineKernel:
             at(x), at(self.weight), at(self.bias), at(parts), at(gain), at(offset), batch, channels, self.groups, pixels,
             plan.splits, plan.share, plan.abreast, *((1, channels) if last else (pixels, 1)), self.eps,
         )  # fmt: skip
-        self.engine.launch(plan.moments, [call])
-        self.engine.launch(plan.affine, [call])
+        self.engine.launch(plan.moments, [call], x.dtype)
+        self.engine.launch(plan.affine, [call], x.dtype)
         return gain, offset

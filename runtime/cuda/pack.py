@@ -54,22 +54,22 @@ def packed_blocks(codes: Tensor, scales: Tensor, outputs: int) -> Tensor:
 
 
 def packed_up(up: Tensor, outputs: int, slices: int) -> Tensor:
-    """An up-projection (N, r) in bfloat16 -> (N / 64, slices, 128, 8), zeros beyond."""
-    whole = F.pad(up.bfloat16(), (0, 16 * slices - up.shape[1], 0, outputs - len(up)))
+    """An up-projection (N, r) -> (N / 64, slices, 128, 8), zeros beyond."""
+    whole = F.pad(up, (0, 16 * slices - up.shape[1], 0, outputs - len(up)))
     # (N / 64, warp, row half, row, slice, rank half, quad, pair) -> .., slice, warp, row, quad, rank half, row half, pair
     return whole.view(-1, 4, 2, 8, slices, 2, 4, 2).permute(0, 4, 1, 3, 6, 5, 2, 7).reshape(-1, slices, 128, 8).contiguous()
 
 
 def packed_down(down: Tensor, slices: int) -> Tensor:
-    """A down-projection (r, K) in bfloat16 -> (K / 16, slices, 32, 8), zeros beyond r; K is a multiple of 16."""
-    whole = F.pad(down.bfloat16(), (0, 0, 0, 16 * slices - len(down)))
+    """A down-projection (r, K) -> (K / 16, slices, 32, 8), zeros beyond r; K is a multiple of 16."""
+    whole = F.pad(down, (0, 0, 0, 16 * slices - len(down)))
     # (slice, tile, rank, K / 16, half, quad, pair) -> K / 16, slice, rank, quad, tile, half, pair
     return whole.view(slices, 2, 8, -1, 2, 4, 2).permute(3, 0, 2, 5, 1, 4, 6).reshape(-1, slices, 32, 8).contiguous()
 
 
 def packed_down_by_lanes(down: Tensor, slices: int) -> Tensor:
-    """A down-projection (r, K) in bfloat16 -> (K / 32, 2 slices, 32, 8), zeros beyond: a lane reads eight neighbours."""
-    whole = F.pad(down.bfloat16(), (0, -down.shape[1] % 32, 0, 16 * slices - len(down)))
+    """A down-projection (r, K) -> (K / 32, 2 slices, 32, 8), zeros beyond: a lane reads eight neighbours."""
+    whole = F.pad(down, (0, -down.shape[1] % 32, 0, 16 * slices - len(down)))
     return whole.view(2 * slices, 8, -1, 4, 8).permute(2, 0, 1, 3, 4).reshape(-1, 2 * slices, 32, 8).contiguous()
 
 

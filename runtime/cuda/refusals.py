@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from aquatint.runtime.cuda.launch import COLUMNS, Family
-from aquatint.runtime.cuda.operands import NUMBERS
 from aquatint.runtime.cuda.sm80 import W4A8, W8A8
 
 MOST_RANKS = 64  # of a product
@@ -40,8 +39,8 @@ def product_refusal(
     if not (isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and _fixed(bias) and _fixed(up)):
         return "weight, bias or up-projection is not fixed"
     width = weight.shape[-1] * (1 if formats[1] == "int8" else 2)
-    if dtype != NUMBERS:
-        return f"results are in {dtype}: cast the model to bfloat16 before it is compressed"
+    if dtype not in family.numbers:
+        return _other(family, dtype)
     if options.get("active") is not None:
         return "no kernel multiplies the halves of a gated unit"
     multiple = COLUMNS[formats[0]]  # type: ignore[index]
@@ -68,8 +67,8 @@ def rotary_refusal(
     family: Family, x: Any, cos: Any, sin: Any, weight: Any = None, *, dtype: torch.dtype, **options: Any
 ) -> str | None:
     """Why there is no kernel for these rotary positions, or None."""
-    if dtype != NUMBERS:
-        return f"results are in {dtype}: cast the model to bfloat16 before it is compressed"
+    if dtype not in family.numbers:
+        return _other(family, dtype)
     return None if _fixed(weight) else "the norm's weight is not fixed"
 
 
@@ -87,11 +86,16 @@ def gemv_refusal(
         return f"no kernel multiplies {formats[0] or 'plain numbers'} by {formats[1]}"
     if not (isinstance(weight, Tensor) and isinstance(weight_scales, Tensor) and _fixed(bias)):
         return "weight or bias is not fixed"
-    if dtype != NUMBERS:
-        return f"results are in {dtype}: cast the model to bfloat16 before it is compressed"
+    if dtype not in family.numbers:
+        return _other(family, dtype)
     if h is not None or any(value is not None for value in options.values()):
         return "a product of few rows has no branch, gate or residual"
     return f"K = {weight.shape[-1]} is not a multiple of 8" if formats[1] == "int8" and weight.shape[-1] % 8 else None
+
+
+def _other(family: Family, dtype: torch.dtype) -> str:
+    known = " or ".join(str(numbers).removeprefix("torch.") for numbers in family.numbers)
+    return f"results are in {str(dtype).removeprefix('torch.')}: cast the model to {known} before it is compressed"
 
 
 def _fixed(value: Any) -> bool:

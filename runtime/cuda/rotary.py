@@ -11,27 +11,29 @@ from aquatint.runtime import ops
 from aquatint.runtime.binding import at
 from aquatint.runtime.cuda.calls import RotaryCall
 from aquatint.runtime.cuda.engine import Engine
-from aquatint.runtime.cuda.operands import NUMBERS, ready
+from aquatint.runtime.cuda.operands import ready
 from aquatint.runtime.cuda.sm80 import rotary_launch
 
 WIDEST = 256  # numbers of a row: a warp's
 
 
 class RotaryKernel:
-    """aquatint::rotary of numbers in bfloat16; called with x, cosines and sines."""
+    """aquatint::rotary; called with x, cosines and sines."""
 
     def __init__(
         self, engine: Engine, x: Any, cos: Any, sin: Any, weight: Tensor | None = None, *,
         dtype: torch.dtype, eps: float | None = None,
     ) -> None:  # fmt: skip
-        self.engine, self.eps = engine, -1.0 if eps is None else eps
+        self.engine, self.numbers, self.eps = engine, dtype, -1.0 if eps is None else eps
         self.weight = None if weight is None else weight.to(engine.device, torch.float32).contiguous()
         self.angles = [None if v is ops.Slot else v.to(engine.device) for v in (cos, sin)]
 
     def fits(self, x: Tensor, *angles: Tensor) -> bool:
         _, tokens, _, width = x.shape if x.dim() == 4 else (0, 0, 0, 1)
         shape = (1, tokens, 1, width)
-        return x.dtype == NUMBERS and width % 8 == 0 and width <= WIDEST and all(a.shape == shape for a in self._both(angles))
+        return (
+            x.dtype == self.numbers and width % 8 == 0 and width <= WIDEST and all(a.shape == shape for a in self._both(angles))
+        )
 
     def __call__(self, x: Tensor, *angles: Tensor) -> Tensor:
         x = ready(x)
@@ -43,7 +45,7 @@ class RotaryKernel:
             return y
         launch, group = rotary_launch(rows, width)
         call = RotaryCall(at(x), at(cos), at(sin), at(self.weight), at(y), rows, tokens, heads, width, group, self.eps)
-        self.engine.launch(launch, [call])
+        self.engine.launch(launch, [call], self.numbers)
         return y
 
     def _both(self, varying: tuple[Tensor, ...]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The kernels for any tensor cores since Ampere, and what newer ones add: a tile for a block, copied by its threads.
+"""The kernels for any tensor cores since Turing, and what newer ones add: a tile for a block, copied by its threads.
 
 csrc/cuda/*_sm80.cu and *_sm120.cu.
 """
@@ -6,7 +6,10 @@ csrc/cuda/*_sm80.cu and *_sm120.cu.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
+
+import torch
 
 from aquatint.runtime.cuda.launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
 from aquatint.runtime.cuda.pack import packed_down_by_lanes
@@ -15,11 +18,13 @@ TOKENS = 128  # of a tile
 ROWS, WARPS = 16, 8  # of a block that quantizes
 MOST_ROWS = 8  # of a product of few rows, at once
 X_STAGE = TOKENS * 128  # bytes of a stage that hold tokens
+LEAVING = X_STAGE + 8 * 2 * 32 * 48 + TOKENS * 4  # bytes that results leave through
+SHARED = {"sm75": 65536, "sm80": 101376}  # bytes of a block, on the smallest of them
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product's kernels: file, name, codes of a tile along K (128 bytes of them), and bytes of one of two stages."""
+    """A product's kernels: file, name, codes of a tile along K (128 bytes of them), and bytes of a stage."""
 
     file: str
     name: str
@@ -38,11 +43,12 @@ QUANTIZES = {"int8": ("quantize_sm80", "a8"), "int4-g64": ("quantize_sm80", "a4"
 
 
 def product_plan(
-    m: int, n: int, k: int, formats: tuple[str, str], rank: int, multiprocessors: int, tokens: int | None = None
-) -> ProductPlan:
-    """A block for each tile of 128 tokens by 128 outputs."""
+    m: int, n: int, k: int, formats: tuple[str, str], rank: int, multiprocessors: int, tokens: int | None = None,
+    most: int = SHARED["sm80"],
+) -> ProductPlan:  # fmt: skip
+    """A block for each tile of 128 tokens by 128 outputs, with at `most` so many bytes of shared memory."""
     kind, m_tiles, n_tiles = PRODUCTS[formats], ceil(m / TOKENS), ceil(n / OUTPUTS)
-    launch = Launch(kind.file, f"product_{kind.name}_s{slices_for(rank)}", m_tiles * n_tiles, 256, 2 * kind.stage)
+    launch = Launch(kind.file, f"product_{kind.name}_s{slices_for(rank)}", m_tiles * n_tiles, 256, _stages(kind.stage, most))
     return ProductPlan(launch, TOKENS, m_tiles, n_tiles, ceil(k / kind.depth))
 
 
@@ -60,13 +66,20 @@ def gemv_plan(m: int, n: int, bits: int) -> Launch:
     return Launch("gemv_sm80", f"gemv_w{bits}_m{rows}", ceil(warps / 4), 128, 0)
 
 
-def conv_plan(m: int, n: int, channels: int, taps: int, bits: int, rank: int) -> ProductPlan:
+def conv_plan(
+    m: int, n: int, channels: int, taps: int, formats: tuple[str, str], rank: int, most: int = SHARED["sm80"]
+) -> ProductPlan:
     """A convolution with m pixels of output: a product whose depth is the taps, each in whole tiles of channels."""
     m_tiles, n_tiles = ceil(m / TOKENS), ceil(n / OUTPUTS)
-    kind = PRODUCTS[{4: W4A8, 8: W8A8}[bits]]
-    shared = 2 * (kind.stage + TOKENS * 4)
-    launch = Launch("conv_sm80", f"conv_w{bits}a8_s{slices_for(rank)}", m_tiles * n_tiles, 256, shared)
+    kind = PRODUCTS[formats]
+    shared = _stages(kind.stage + TOKENS * 4, most)
+    launch = Launch("conv_sm80", f"conv_{kind.name}_s{slices_for(rank)}", m_tiles * n_tiles, 256, shared)
     return ProductPlan(launch, TOKENS, m_tiles, n_tiles, taps * ceil(channels / kind.depth))
+
+
+def _stages(stage: int, most: int) -> int:
+    """Bytes of two stages, or of one where there is no room for more."""
+    return max(2 * stage if 2 * stage <= most else stage, LEAVING)
 
 
 def rotary_launch(rows: int, width: int) -> tuple[Launch, int]:
@@ -104,8 +117,13 @@ def moments_plan(batch: int, channels: int, groups: int, pixels: int, last: bool
 
 FILES = ("quantize_sm80", "product_sm80", "gemv_sm80", "conv_sm80", "rotary_sm80", "moments_sm80")
 SM80 = Family(
-    "sm80", FILES, ("int8", "int4-g64"), (W4A8, W8A8, W4A4), 96, quantize_plan, lambda k, rank: True, product_plan,
-    packed_down_by_lanes,
+    "sm80", FILES, (torch.bfloat16, torch.float16), ("int8", "int4-g64"), (W4A8, W8A8, W4A4), 96, quantize_plan,
+    lambda k, rank: True, product_plan, conv_plan, packed_down_by_lanes,
+)  # fmt: skip
+# Turing: the same files by its own smaller products; its tensor cores have no bfloat16.
+SM75 = replace(
+    SM80, name="sm75", numbers=(torch.float16,), product=partial(product_plan, most=SHARED["sm75"]),
+    conv=partial(conv_plan, most=SHARED["sm75"]),
 )  # fmt: skip
 # Consumer Blackwell: its tensor cores have no integers of 4 bits, and nvfp4 instead.
 SM120 = replace(

@@ -76,6 +76,6 @@ def _packed_down(down: Tensor, slices: int) -> Tensor:
 
 FILES = ("quantize_sm90", "product_w4_sm90", "product_w8_sm90")
 SM90 = Family(
-    "sm90", (*FILES, *(name for name in SM80.files if name != "product_sm80")), ("int8",),
-    (W4A8, W8A8), SM80.most_ranks, _quantize, can_quantize, product_plan, _packed_down,
+    "sm90", (*FILES, *(name for name in SM80.files if name != "product_sm80")), SM80.numbers,
+    ("int8",), (W4A8, W8A8), SM80.most_ranks, _quantize, can_quantize, product_plan, SM80.conv, _packed_down,
 )  # fmt: skip

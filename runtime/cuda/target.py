@@ -29,11 +29,12 @@ from aquatint.runtime.cuda.refusals import (
     rotary_refusal,
 )  # fmt: skip
 from aquatint.runtime.cuda.rotary import RotaryKernel
-from aquatint.runtime.cuda.sm80 import SM80, SM120
+from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120
 from aquatint.runtime.cuda.sm90 import SM90
 
 # By compute capability: the kernels for it, and how many bytes of shared memory a block may have.
 FAMILIES = {
+    (7, 5): (SM75, 65536),
     (8, 0): (SM80, 166912),
     (8, 6): (SM80, 101376),
     (8, 9): (SM80, 101376),
@@ -97,7 +98,7 @@ def engine(device: torch.device, family: Family | None = None) -> Engine:
     torch.zeros(1, device=device)  # makes the context that the driver works in
     loaded, (newest, shared) = driver(), FAMILIES[capability]
     family = family or newest
-    modules = {name: loaded.load(file(name), shared) for name in family.files}
+    modules = {name: loaded.load(file(name), shared) for name in family.modules}
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
     return Engine(
         family, device, multiprocessors, modules, loaded.tensor_map, lambda: torch.cuda.current_stream(device).cuda_stream

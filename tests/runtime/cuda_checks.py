@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,15 @@ def poison(device: torch.device) -> None:
     del rooms
 
 
+def of(target: Cuda) -> torch.dtype:
+    """What models are in that are checked: the first of what the target's kernels are for."""
+    assert target.engine is not None
+    return target.engine.family.numbers[0]
+
+
 def numbers(target: Cuda, *shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     made = torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
-    return (made * scale).to(target.device).bfloat16()
+    return (made * scale).to(target.device, of(target))
 
 
 def relative(y: Tensor, exact: Tensor) -> float:
@@ -30,7 +37,7 @@ def relative(y: Tensor, exact: Tensor) -> float:
 
 
 def near(y: Tensor) -> float:
-    """What rounding to bfloat16 may cost; of few results some may nearly cancel."""
+    """What rounding to 16 bits may cost; of few results some may nearly cancel."""
     return 4e-3 if y.numel() > 2000 else 1e-2
 
 
@@ -82,7 +89,7 @@ def check_product(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str]
     down, up = torch.randn(rank, k) / k**0.5, torch.randn(n, rank).bfloat16().float() * 0.1
     branch = (down, up) if rank else (None, None)
     codes, scales, *h = kernel(target, "quantize", ops.Slot, None, branch[0], format=formats[0])(x)
-    options: dict[str, Any] = {"formats": formats, "dtype": torch.bfloat16}
+    options: dict[str, Any] = {"formats": formats, "dtype": of(target)}
     run = kernel(target, "gemm", ops.Slot, ops.Slot, *stored, bias, ops.Slot if rank else None, branch[1], **options)
     y = run(codes, scales, *h)
     place = x.device
@@ -109,7 +116,7 @@ def check_conv(
     codes, scales, *h = by_kernel(x) if by_kernel else ops.quantize(x, None, down, format="int8", axis=1)
     residual = numbers(target, image[0], n, 1, 1)
     geometry = {"stride": [stride] * 2, "padding": [padding] * 2, "dilation": [dilation] * 2}
-    options: dict[str, Any] = {"formats": ("int8", format), "dtype": torch.bfloat16, "activation": "silu", **geometry}
+    options: dict[str, Any] = {"formats": ("int8", format), "dtype": of(target), "activation": "silu", **geometry}
     run = kernel(
         target, "conv2d", ops.Slot, ops.Slot, *stored, bias, ops.Slot if rank else None, up, residual=ops.Slot, **options
     )  # fmt: skip
@@ -129,7 +136,7 @@ def check_conv(
 def check_gemv(target: Cuda, m: int, k: int, n: int, format: str, activation: str | None) -> None:
     x, weight, bias = numbers(target, 1, m, k), torch.randn(n, k) / k**0.5, torch.randn(n)
     stored = format_named(format).encode(weight)
-    options: dict[str, Any] = {"formats": (None, format), "dtype": torch.bfloat16, "activation": activation}
+    options: dict[str, Any] = {"formats": (None, format), "dtype": of(target), "activation": activation}
     run = kernel(target, "gemm", ops.Slot, None, *stored, bias, **options)
     assert run.fits(x)
     y = run(x)
@@ -144,7 +151,7 @@ def check_rotary(target: Cuda, batch: int, tokens: int, heads: int, width: int, 
     x, angles = numbers(target, batch, tokens, heads, width), torch.rand(1, tokens, 1, width // 2).to(target.device) * 6
     cos, sin = angles.cos().repeat_interleave(2, -1), angles.sin().repeat_interleave(2, -1)
     weight = None if eps is None else torch.rand(width) + 0.5
-    options: dict[str, Any] = {"dtype": torch.bfloat16, "eps": eps}
+    options: dict[str, Any] = {"dtype": of(target), "eps": eps}
     run = kernel(target, "rotary", ops.Slot, ops.Slot, ops.Slot, weight, **options)
     assert run.fits(x, cos, sin)
     weights = None if weight is None else weight.to(x.device)
@@ -156,10 +163,10 @@ def check_rotary(target: Cuda, batch: int, tokens: int, heads: int, width: int, 
 def check_fixed_vectors(target: Cuda, m: int, k: int, n: int) -> None:
     """What a norm and a product are followed by as weights of the model, on the CPU as those are, and no vector of a row."""
     x, weight = numbers(target, 2, m, k), torch.randn(n, k) / k**0.5
-    gain, offset, gate, residual = torch.rand(k) + 0.5, torch.randn(k), torch.rand(n), torch.randn(1, m, n).bfloat16()
+    gain, offset, gate, residual = torch.rand(k) + 0.5, torch.randn(k), torch.rand(n), torch.randn(1, m, n).to(of(target))
     quantize = kernel(target, "quantize", ops.Slot, None, None, gain, offset, format="int8", eps=1e-6)
     stored = format_named("int8").encode(weight)
-    options: dict[str, Any] = {"formats": ("int8", "int8"), "dtype": torch.bfloat16}
+    options: dict[str, Any] = {"formats": ("int8", "int8"), "dtype": of(target)}
     run = kernel(target, "gemm", ops.Slot, ops.Slot, *stored, **options, gate=gate, residual=residual)
     y = run(*quantize(x))
     place = x.device
@@ -189,7 +196,7 @@ def check_epilogue(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str
     stored = format_named(formats[1]).encode(weight)
     gate, residual = numbers(target, 2, 1, n), numbers(target, 2, m, n, seed=2)
     codes, scales = kernel(target, "quantize", ops.Slot, format=formats[0])(x)
-    options: dict[str, Any] = {"formats": formats, "dtype": torch.bfloat16, "activation": activation}
+    options: dict[str, Any] = {"formats": formats, "dtype": of(target), "activation": activation}
     run = kernel(target, "gemm", ops.Slot, ops.Slot, *stored, **options, gate=ops.Slot, residual=ops.Slot)
     y = run(codes, scales, gate, residual)
     product = decoded(formats[0], codes, scales) @ decoded(formats[1], *stored).to(x.device).T
@@ -219,9 +226,10 @@ def check_all(target: Cuda) -> None:
 
 
 if __name__ == "__main__":
-    from aquatint.runtime.cuda.sm80 import SM80
+    from aquatint.runtime.cuda.sm80 import SM75, SM80
     from tests.runtime.emulated import emulated
 
-    folder = Path(sys.argv[1])
-    check_all(emulated(SM80, **{name: folder / f"{name}.so" for name in SM80.files}))
+    whole = next(family for family in (SM75, SM80) if family.name == sys.argv[1])
+    single = replace(whole, numbers=whole.numbers[:1])
+    check_all(emulated(single, **{name: Path(sys.argv[2]) / f"{name}.so" for name in single.modules}))
     print("checked")

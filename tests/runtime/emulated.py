@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,16 @@ def load(path: Path, seed: int) -> Emulated:
     return Emulated(library, seed)
 
 
+def half(family: Family) -> Family:
+    """A family's kernels for models in float16 alone."""
+    return replace(family, name=f"{family.name}_f16", numbers=(torch.float16,))
+
+
 def emulated(family: Family, seed: int = 0, multiprocessors: int = 4, tokens: int | None = None, **others: Path) -> Cuda:
     """The target `cuda` with a family's kernels on this CPU; `others` are files in place of those that were built."""
     device = torch.device("cpu")
-    modules = {name: load(others.get(name, BUILT / f"{name}.so"), seed) for name in family.files}
+    folder = BUILT / "turing" if family.name == "sm75" else BUILT
+    modules = {name: load(others.get(name, folder / f"{name}.so"), seed) for name in family.modules}
     return Cuda(Engine(family, device, multiprocessors, modules, described, lambda: 0, tokens), device)
 
 

@@ -22,7 +22,7 @@ from aquatint.runtime.cuda.pack import (
     packed_up,
 )  # fmt: skip
 from aquatint.runtime.cuda.refusals import product_refusal, quantize_refusal
-from aquatint.runtime.cuda.sm80 import SM80, SM120
+from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120
 from aquatint.runtime.cuda.sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan
 from aquatint.runtime.cuda.target import FAMILIES, cuda
 
@@ -140,6 +140,8 @@ def test_launches_since_ampere() -> None:
         assert launch.kernel == f"quantize_a{format_named(number).bits}_s{slices_for(rank)}"
         assert (launch.grid, launch.block) == (63, 256)
         assert launch.shared < 48 * 1024, "what a block may have without asking"
+    shared = [SM75.product(1000, 4600, 2304, formats, 32, 40, None).launch.shared for formats in SM75.products]
+    assert shared == [49664, 65536, 41472], "of 64 KB: two stages where they fit, and what results leave through"
     assert not any("int4-g64" in formats for formats in SM120.products), "no integers of 4 bits there"
     for family, shared in FAMILIES.values():
         for formats in family.products:
@@ -169,14 +171,16 @@ def test_what_no_kernel_serves_is_said() -> None:
     weight, scales = format_named("int4-g64").encode(torch.randn(64, 128))
     for formats, dtype, reason in (
         (("int8", "int4-g64"), torch.bfloat16, "no kernel multiplies int8 by int4-g64"),
-        (("int8", "int8"), torch.float32, "cast the model to bfloat16"),
+        (("int8", "int8"), torch.float32, "cast the model to bfloat16 or float16"),
         ((None, "int8"), torch.bfloat16, "plain numbers"),
     ):
         found = product_refusal(SM90, None, None, weight, scales, formats=formats, dtype=dtype)
         assert found is not None
         assert reason in found
+    old = product_refusal(SM75, None, None, weight, scales, formats=("int4-g64", "int4-g64"), dtype=torch.bfloat16)
+    assert old == "results are in bfloat16: cast the model to float16 before it is compressed"
     assert [row * inverse(70) >> 32 for row in (0, 69, 70, 139, 4607)] == [0, 0, 1, 1, 65]
-    many = spread(torch.ones(2, 1, 8, dtype=torch.bfloat16), (2, 50_000, 8))[0]
+    many = spread(torch.ones(2, 1, 8, dtype=torch.bfloat16), (2, 50_000, 8), torch.bfloat16)[0]
     assert (many.inverse, many.stride) == (0, 8), "100 000 rows in two samples are too many to divide by multiplying"
     assert "rank 104" in str(quantize_refusal(SM90, None, None, torch.randn(104, 64), format="int8"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -24,10 +26,13 @@ SHAPES = [
 ROWS = [(512, 256, 32), (1000, 1152, 32), (33, 2240, 16), (77, 64, 0), (5, 12288, 64), (64, 15360, 32)]
 
 
-@pytest.fixture(scope="module", params=[None, SM80], ids=["own", "sm80"])
+@pytest.fixture(scope="module", params=[(None, 0), (SM80, 0), (None, -1)], ids=["own", "sm80", "own_f16"])
 def target(request: pytest.FixtureRequest) -> Cuda:
+    """The GPU's own kernels, those of an older family that run there too, and its own for models in float16."""
+    older, numbers = request.param
     device = torch.device("cuda", torch.cuda.current_device())
-    return Cuda(engine(device, request.param), device)
+    found = engine(device, older)
+    return Cuda(replace(found, family=replace(found.family, numbers=(found.family.numbers[numbers],))), device)
 
 
 @pytest.fixture(autouse=True)

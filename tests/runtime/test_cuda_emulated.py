@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,22 @@ from hypothesis import strategies as st
 
 from aquatint.runtime.cuda.launch import Family
 from aquatint.runtime.cuda.refusals import CONV_FORMATS, GEMV_WEIGHTS
-from aquatint.runtime.cuda.sm80 import SM80, SM120
+from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120
 from aquatint.runtime.cuda.sm90 import SM90, TOKENS
 from tests.runtime import cuda_checks
-from tests.runtime.emulated import BUILT, emulated
+from tests.runtime.emulated import BUILT, emulated, half
 
 pytestmark = [
     pytest.mark.native,
     pytest.mark.skipif(not BUILT.is_dir(), reason="`make emulated` was not run"),
 ]
 ROOT = BUILT.parent.parent
-FAMILIES = [SM80, SM90, SM120]
+FAMILIES = [SM75, SM80, SM90, SM120, half(SM80), half(SM90), half(SM120)]
+OTHERS = st.sampled_from([SM75, SM80, half(SM80)])  # of what all families share
 RANKS = st.sampled_from([0, 8, 32, 64])
 ORDERS = st.integers(0, 1000)
+TURING = ("-DAQ_HALF", "-DAQ_TURING")
+CHECKED = "-fsanitize=alignment,bounds,shift,signed-integer-overflow", "-fno-sanitize-recover=all"
 
 
 @pytest.fixture(autouse=True)
@@ -53,46 +57,50 @@ def test_quantize_behind_a_norm(family: Family, activation: str | None) -> None:
 @given(m=st.integers(1, 200), groups=st.integers(1, 7), n=st.integers(1, 24), rank=RANKS, order=ORDERS, data=st.data())
 def test_product(family: Family, m: int, groups: int, n: int, rank: int, order: int, data: st.DataObject) -> None:
     formats = data.draw(st.sampled_from(family.products))
-    tokens = data.draw(st.sampled_from([t for t in TOKENS if t < 256 or rank <= 32])) if family is SM90 else None
+    tokens = (
+        data.draw(st.sampled_from([t for t in TOKENS if t < 256 or rank <= 32])) if family.name.startswith("sm90") else None
+    )
     cuda_checks.check_product(emulated(family, order, tokens=tokens), m, 64 * groups, 8 * n, formats, rank)
 
 
 @given(
+    family=OTHERS,
     batch=st.integers(1, 2), size=st.tuples(st.integers(3, 9), st.integers(3, 9)), channels=st.integers(1, 9),
     n=st.integers(1, 20), rank=st.sampled_from([0, 8]), kernel=st.sampled_from([(1, 1), (3, 3), (1, 3), (2, 2)]),
     stride=st.integers(1, 2), padding=st.integers(0, 1), dilation=st.integers(1, 2), order=ORDERS, data=st.data(),
 )  # fmt: skip
 def test_convolution(
-    batch: int, size: tuple[int, int], channels: int, n: int, rank: int, kernel: tuple[int, int], stride: int, padding: int,
-    dilation: int, order: int, data: st.DataObject,
+    family: Family, batch: int, size: tuple[int, int], channels: int, n: int, rank: int, kernel: tuple[int, int], stride: int,
+    padding: int, dilation: int, order: int, data: st.DataObject,
 ) -> None:  # fmt: skip
     number = data.draw(st.sampled_from([formats[1] for formats in CONV_FORMATS]))
     assume(all(length + 2 * padding > (taps - 1) * dilation for length, taps in zip(size, kernel, strict=True)))
     image = (batch, channels * (16 if number == "int8" else 64) if channels < 5 else 64 * (channels - 4), *size)
-    cuda_checks.check_conv(emulated(SM80, order), image, 8 * n, number, rank, stride, padding, dilation, kernel)
+    cuda_checks.check_conv(emulated(family, order), image, 8 * n, number, rank, stride, padding, dilation, kernel)
 
 
-@given(m=st.integers(1, 40), k=st.integers(1, 10), n=st.integers(1, 50), order=ORDERS, data=st.data())
-def test_few_rows(m: int, k: int, n: int, order: int, data: st.DataObject) -> None:
+@given(family=OTHERS, m=st.integers(1, 40), k=st.integers(1, 10), n=st.integers(1, 50), order=ORDERS, data=st.data())
+def test_few_rows(family: Family, m: int, k: int, n: int, order: int, data: st.DataObject) -> None:
     number = data.draw(st.sampled_from(GEMV_WEIGHTS))
     activation = data.draw(st.sampled_from([None, "silu"]))
-    cuda_checks.check_gemv(emulated(SM80, order), m, k * (8 if number == "int8" else 64), n, number, activation)
+    cuda_checks.check_gemv(emulated(family, order), m, k * (8 if number == "int8" else 64), n, number, activation)
 
 
 @given(
+    family=OTHERS,
     batch=st.integers(1, 2), width=st.integers(1, 12), groups=st.integers(1, 5), size=st.tuples(*[st.integers(1, 20)] * 2),
     last=st.booleans(), order=ORDERS,
 )  # fmt: skip
-def test_moments(batch: int, width: int, groups: int, size: tuple[int, int], last: bool, order: int) -> None:
-    cuda_checks.check_moments(emulated(SM80, order), (batch, width * groups, *size), groups, last)
+def test_moments(family: Family, batch: int, width: int, groups: int, size: tuple[int, int], last: bool, order: int) -> None:
+    cuda_checks.check_moments(emulated(family, order), (batch, width * groups, *size), groups, last)
 
 
 @given(
-    batch=st.integers(1, 2), tokens=st.integers(1, 9), heads=st.integers(1, 5),
+    family=OTHERS, batch=st.integers(1, 2), tokens=st.integers(1, 9), heads=st.integers(1, 5),
     width=st.sampled_from([8, 40, 64, 72, 128, 256]), eps=st.sampled_from([None, 1e-6]), order=ORDERS,
 )  # fmt: skip
-def test_rotary(batch: int, tokens: int, heads: int, width: int, eps: float | None, order: int) -> None:
-    cuda_checks.check_rotary(emulated(SM80, order), batch, tokens, heads, width, eps)
+def test_rotary(family: Family, batch: int, tokens: int, heads: int, width: int, eps: float | None, order: int) -> None:
+    cuda_checks.check_rotary(emulated(family, order), batch, tokens, heads, width, eps)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
@@ -118,6 +126,7 @@ def test_what_follows_a_product(family: Family, activation: str) -> None:
         ("product_sm80", "product_sm80.h", "copies_wait<0>();", "copies_wait<1>();"),
         ("product_sm80", "epilogue.h", "__syncwarp();\n            send(", "send("),
         ("product_sm80", "operands_sm80.h", "if (threadIdx.x >= kTile) return;", ""),
+        ("product_sm80_f16", "product_sm80.h", "__syncthreads();  // nobody reads the stage", "//"),
         ("product_w8_sm90", "product_sm90.cu", "barrier_wait(&barriers->empty[place.stage], place.parity ^ 1);", ""),
         ("product_w8_sm90", "product_sm90.cu", "wgmma_wait<1>();", "wgmma_wait<2>();"),
         ("product_w8_sm90", "product_sm90.cu", "barrier_wait(&barriers->rows_empty, parity);", ""),
@@ -131,8 +140,8 @@ def test_the_emulator_sees_what_a_gpu_may_forgive(tmp_path: Path, module: str, f
     text = changed.read_text()
     assert line in text
     changed.write_text(text.replace(line, instead))
-    built = build(module, tmp_path / "csrc", tmp_path)
-    family = SM90 if module.endswith("sm90") else SM80
+    family = SM90 if module.endswith("sm90") else SM75 if module.endswith("f16") else SM80
+    built = build(module, tmp_path / "csrc", tmp_path, *(TURING if family is SM75 else ()))
 
     def attempts() -> None:
         for seed in range(5):
@@ -145,14 +154,12 @@ def test_the_emulator_sees_what_a_gpu_may_forgive(tmp_path: Path, module: str, f
         attempts()
 
 
-CHECKED = "-fsanitize=alignment,bounds,shift,signed-integer-overflow", "-fno-sanitize-recover=all"
-
-
-def test_addresses_and_integers_are_as_a_gpu_wants_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "flags"), [(SM80, ()), (SM75, TURING)], ids=["sm80", "sm75"])
+def test_addresses_and_integers_are_as_a_gpu_wants_them(tmp_path: Path, family: Family, flags: tuple[str, ...]) -> None:
     """In a process of its own, which ends at the first load that is not aligned."""
-    for module in SM80.files:
-        build(module, ROOT / "csrc", tmp_path, *CHECKED)
-    program = [sys.executable, "-m", "tests.runtime.cuda_checks", str(tmp_path)]
+    for module in replace(family, numbers=family.numbers[:1]).modules:
+        build(module, ROOT / "csrc", tmp_path, *CHECKED, *flags)
+    program = [sys.executable, "-m", "tests.runtime.cuda_checks", family.name, str(tmp_path)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "checked"
@@ -165,5 +172,5 @@ def build(module: str, csrc: Path, folder: Path, *flags: str) -> Path:
         pytest.skip("no g++")
     emulator, built = ROOT / "tests" / "native" / "emulator", folder / f"{module}.so"
     common = f"-std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -ffp-contract=off -w -I{emulator} -I{csrc}".split()
-    subprocess.run([compiler, *common, *flags, emulator / f"{module}.cpp", "-o", built], check=True)
+    subprocess.run([compiler, *common, *flags, emulator / f"{module.removesuffix('_f16')}.cpp", "-o", built], check=True)
     return built

@@ -32,7 +32,7 @@ namespace emulator {
 
 inline std::string failure;
 
-constexpr int kStack = 128 * 1024, kMostOfALane = 64, kGuard = 256;
+constexpr int kStack = 128 * 1024, kMostOfALane = 64, kGuard = 4096;
 
 // So many come, and then all go on.
 struct Meeting {

@@ -12,4 +12,5 @@ struct __nv_bfloat162 {
 };
 
 inline float __bfloat162float(__nv_bfloat16 value) { return aquatint::bfloat16_to_float(value.bits); }
-inline float2 __bfloat1622float2(__nv_bfloat162 two) { return {__bfloat162float(two.x), __bfloat162float(two.y)}; }
+inline __nv_bfloat16 __float2bfloat16_rn(float value) { return {aquatint::float_to_bfloat16(value)}; }
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)}; }
