@@ -95,7 +95,7 @@ def _compress(
     calibration, place = calibration_for(program, recorder.examples, seed), target_named(target)
     final, report = compress(program, recipe, calibration, progress)
     if fastest:
-        costs = site_costs(program, final, place.lower, calibration.calls[0])
+        costs = site_costs(program, final, place.lower, calibration.calls[0], device=place.device)
         chosen = kept_where_slower(recipe, costs)
         if chosen != recipe:
             recipe = chosen

@@ -16,7 +16,8 @@ from aquatint.compiler.formats import format_named
 from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.pipeline import Context, run_pass
 from aquatint.compiler.regions import Regions
-from aquatint.compiler.replay import Replays
+from aquatint.compiler.repeats import Repeats
+from aquatint.compiler.replay import recorded
 from aquatint.compiler.statistics import Calibration
 from aquatint.passes.sparse import Sparse
 from aquatint.sampling import check_times, noise, sampler_of, step_noise
@@ -87,6 +88,10 @@ def edit(
     if not isinstance(compiled, CompressedModule):
         raise EditError(
             f"a {type(compiled).__name__} can't be edited with: give what aquatint.optimize or aquatint.load returned"
+        )
+    if compiled.device.type != "cpu":
+        raise EditError(
+            f"edits are computed on a CPU, and this model is on {compiled.device}: load or compile it for target cpu"
         )
     return EditSession(compiled, getattr(sampler, "scheduler", sampler), dict(conditions or {}), EditPlan(**plan))
 
@@ -177,8 +182,8 @@ class EditSession:
             dropped = (*dropped, *(k.name for k in cheap[: max(1, len(cheap) // 4)]))
             entries = without((*small, *dropped))
         lower = self.compiled.target.lower
-        self._record_run = Replays(Execution(entries.record, program.weights, lower))
-        self._edit_run = Replays(Execution(entries.edit, program.weights, lower))
+        self._record_run = Repeats(Execution(entries.record, program.weights, lower), recorded)
+        self._edit_run = Repeats(Execution(entries.edit, program.weights, lower), recorded)
         self._entries, self._shape, self._recording = entries, shape, None
         return entries
 

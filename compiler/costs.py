@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from aquatint.compiler.edit import is_call
@@ -14,7 +15,7 @@ from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.execution import Execution, Lower
 from aquatint.compiler.program import Program
 from aquatint.compiler.recipe import Recipe, Rule
-from aquatint.compiler.replay import replay_of
+from aquatint.compiler.stopwatch import stopwatch
 
 PRODUCTS = ("aquatint::gemm", "aquatint::conv2d")
 
@@ -28,13 +29,20 @@ class Cost:
     after: float
 
 
-def site_costs(original: Program, final: Program, lower: Lower, inputs: Sequence[Tensor], repeat: int = 9) -> list[Cost]:
-    """Medians over `repeat` runs of both programs in turn; the sites that are still as they were are left out.
+def site_costs(
+    original: Program,
+    final: Program,
+    lower: Lower,
+    inputs: Sequence[Tensor],
+    repeat: int = 9,
+    device: torch.device | None = None,
+) -> list[Cost]:
+    """Medians over `repeat` runs of both programs in turn, on `device`; the sites that are still as they were are left out.
 
     The compressed product does more than the one before it: what was taken into its epilogue, and what into the quantize.
     """
-    replays = [replay_of(Execution(p.graph, p.weights, lower), inputs) for p in (original, final)]
-    runs = [[replay.seconds(*inputs) for replay in replays] for _ in range(repeat)]
+    timed = [stopwatch(Execution(p.graph, p.weights, lower, device), inputs) for p in (original, final)]
+    runs = [[seconds(*inputs) for seconds in timed] for _ in range(repeat)]
     before, after = ({node: statistics.median(run[i][node] for run in runs) for node in runs[0][i]} for i in (0, 1))
     products = _products(final)
     readers = Counter(quantize for _, quantize in products.values())

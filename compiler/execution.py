@@ -32,14 +32,14 @@ class Execution:
 
     `lower(name, args, kwargs)` may return a kernel for a call whose arguments are known but for `ops.Slot`s; the kernel
     gets the values of these, in order. None leaves the call to the operator's meaning. `schedule` is what runs: each node, its
-    step, and what nobody reads after it. With a `device`, what kernels leave of the weights is moved there, and what the graph
-    makes anew is made there.
+    step, and what nobody reads after it. With a `device` other than the CPU, what kernels leave of the weights is moved there,
+    and what the graph makes anew is made there.
     """
 
     def __init__(
         self, graph: fx.Graph, weights: Weights, lower: Lower | None = None, device: torch.device | None = None
     ) -> None:
-        self.device = device
+        self.device = None if device is None or device.type == "cpu" else device
         self.nodes = [n for n in graph.nodes if n.op == "call_function"]
         self.inputs = [n for n in graph.nodes if n.op == "placeholder"]
         self.results: list[fx.Node] = list(graph.output_node().args[0])  # type: ignore[arg-type]
@@ -51,8 +51,14 @@ class Execution:
                 weights.release()  # what the kernel needs of them it has laid out
         for node, stored in self.weights.items():
             learns = isinstance(stored, Derived) and stored.learns
-            if (device or isinstance(stored, Narrow)) and not learns and any(user not in self.kernels for user in node.users):
-                self.weights[node] = read(stored) if device is None else read(stored).to(device)  # once, and not in every run
+            if (
+                (self.device or isinstance(stored, Narrow))
+                and not learns
+                and any(user not in self.kernels for user in node.users)
+            ):
+                self.weights[node] = (
+                    read(stored) if self.device is None else read(stored).to(self.device)
+                )  # once, and not in every run
         self._steps = {n: self._step(n) for n in self.nodes}
         self.schedule = self.scheduled(self.nodes)
 

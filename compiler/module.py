@@ -10,14 +10,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
+from aquatint.compiler import cuda_graph, replay
 from aquatint.compiler.by_step import at_step, steps_of
 from aquatint.compiler.errors import InputError
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.gated import gated
 from aquatint.compiler.join import joined
 from aquatint.compiler.program import Program
-from aquatint.compiler.replay import Replays, replay_of
+from aquatint.compiler.repeats import Repeats
 from aquatint.compiler.rotary import rotated
+from aquatint.compiler.stopwatch import stopwatch
 from aquatint.compiler.text import text
 from aquatint.compiler.weights import Weights
 from aquatint.runtime.ops import name_of
@@ -46,7 +48,7 @@ def _ready(graph: fx.Graph, weights: Weights, target: Target) -> Execution:
     """With what the target's kernels do together joined."""
     graph = joined(gated(graph, weights, target.gates), weights, target.joins)
     graph = rotated(graph) if target.rotates else graph
-    return Execution(graph, weights, target.lower, None if target.device.type == "cpu" else target.device)
+    return Execution(graph, weights, target.lower, target.device)
 
 
 class _Config(SimpleNamespace):
@@ -82,7 +84,8 @@ class CompressedModule(nn.Module):
         count = 0 if self._steps is None else len(self._steps.stamps)
         parts = [at_step(program.graph, program.weights, i) for i in range(count)] or [(program.graph, program.weights)]
         self._executions = [_ready(graph, weights, target) for graph, weights in parts]
-        self._runs = [Replays(e) if target.device.type == "cpu" else e for e in self._executions]
+        record = replay.recorded if target.device.type == "cpu" else cuda_graph.recorded
+        self._runs = [Repeats(execution, record) for execution in self._executions]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -147,12 +150,12 @@ class CompressedModule(nn.Module):
         return CompressedModule(self.program.copy(), self.target, self.recipe, self.report)
 
     def profile(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Seconds by operator of one call, as a replay runs it; a compiled kernel's name ends in a star."""
+        """Seconds by operator of one call, see `stopwatch`; a compiled kernel's name ends in a star."""
         inputs, _ = self.program.interface.flatten(args, kwargs)
         execution = self._executions[self._step(inputs)]
         spent: dict[str, float] = {}
         with torch.no_grad():
-            for node, seconds in replay_of(execution, inputs).seconds(*inputs).items():
+            for node, seconds in stopwatch(execution, inputs)(*inputs).items():
                 name = f"{name_of(node.target)}{'*' if node in execution.kernels else ''}"
                 spent[name] = spent.get(name, 0.0) + seconds
         return spent
@@ -160,6 +163,10 @@ class CompressedModule(nn.Module):
     def without_kernel(self) -> list[str]:
         """The quantized operators that the target has no kernel for: they run by their meaning, slowly."""
         return self._executions[0].without_kernel()
+
+    def without_replay(self) -> list[str]:
+        """Why calls of the same shapes are not replayed, where that is so; known from the second one on."""
+        return [run.refusal for run in self._runs if run.refusal is not None]
 
     def nbytes(self) -> int:
         """Bytes of the weights, as the artifact stores them."""

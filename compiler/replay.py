@@ -1,12 +1,10 @@
-"""A program's run on inputs of one shape, prepared: memory laid out, views made, kernels bound to their addresses.
+"""A program's run on inputs of one shape on a CPU, prepared: memory laid out, views made, kernels bound to their addresses.
 
-The second call in a row with the same shapes is recorded; from the third on, what is left to do is what computes. Small models
-are limited by what stands around it.
+What is left to do then is what computes. Small models are limited by what stands around it.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,14 +17,12 @@ from torch import Tensor, fx
 from aquatint.compiler.arena import Room, arena_of
 from aquatint.compiler.execution import Execution, Values, argument_nodes
 from aquatint.compiler.order import early_first, small_ones
+from aquatint.compiler.repeats import BY_NUMBERS, Recorded
 from aquatint.runtime import ops
 
 Run = Callable[[], Any]
 
 LARGE = 1 << 20  # bytes; from here on to copy takes longer than to bind a kernel anew
-
-# What these return, or how large it is, is known by the numbers in their inputs alone.
-BY_NUMBERS = ("aten::item", "aten::repeat_interleave.Tensor", "aten::repeat_interleave.self_Tensor", "aten::where.default")
 INTO = frozenset(
     f"aten::{name}"
     for name in ("add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "silu.default", "gelu.default", "sin.default",
@@ -34,35 +30,12 @@ INTO = frozenset(
 )  # fmt: skip
 
 
-class Replays:
-    """Runs an execution; inputs of the same shapes as the two calls before are served by a replay."""
-
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        self._last: Any = None
-        self._replay: Replay | None = None
-        self._lock = threading.Lock()
-        names = [ops.name_of(n.target) or "" for n in execution.nodes]
-        self._possible = not any(name.startswith(BY_NUMBERS) for name in names)
-
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        ordinary = self._possible and all(type(t) is Tensor for t in inputs)
-        if not ordinary or not self._lock.acquire(blocking=False):  # another thread is at it
-            return self._execution(*inputs)
-        try:
-            shapes = [(t.shape, t.stride(), t.dtype) for t in inputs]
-            if shapes != self._last:
-                self._last, self._replay = shapes, None
-                return self._execution(*inputs)
-            if self._replay is not None:
-                return self._replay(*inputs)
-            with torch.inference_mode(False), torch.no_grad():
-                recording = _Recording(self._execution, inputs)
-                self._possible = not recording.by_numbers
-                self._replay = Replay(self._execution, recording) if self._possible else None
-            return recording.results
-        finally:
-            self._lock.release()
+def recorded(execution: Execution, inputs: Sequence[Tensor]) -> Recorded:
+    """An ordinary run, and the replay of what it showed where the numbers in the inputs decide no shape."""
+    recording = _Recording(execution, inputs)
+    if recording.by_numbers:
+        return Recorded(recording.results, None, BY_NUMBERS)
+    return Recorded(recording.results, Replay(execution, recording))
 
 
 def replay_of(execution: Execution, inputs: Sequence[Tensor]) -> Replay:

@@ -16,6 +16,7 @@ from aquatint.compiler.statistics import Calibration
 from aquatint.passes.sparse import Sparse
 from aquatint.runtime import target_named
 from aquatint.runtime.cpu.native import best_kernel_set
+from aquatint.runtime.cuda.target import Cuda
 
 from .zoo import ENCODERS, ZOO, build
 
@@ -186,3 +187,5 @@ def test_bad_input_leaves_the_session_usable(small: CompressedModule) -> None:
         session(small, strength=0.0)
     with pytest.raises(EditError, match="Linear"):
         aquatint.edit(torch.nn.Linear(2, 2))
+    with pytest.raises(EditError, match="this model is on meta: load or compile it for target cpu"):
+        aquatint.edit(small.on(Cuda(None, torch.device("meta"))))

@@ -9,8 +9,10 @@ from torch import nn
 import aquatint
 from aquatint.compiler.costs import Cost, kept_where_slower, site_costs
 from aquatint.compiler.errors import RecipeError
+from aquatint.compiler.execution import Execution
 from aquatint.compiler.pipeline import run_recipe
 from aquatint.compiler.recipe import Treatment
+from aquatint.compiler.stopwatch import stopwatch
 from aquatint.passes.recipes import SVDQUANT, recipe_named
 from aquatint.runtime import target_named
 from tests.programs import attention_like, context_for, convolutional, image_inputs, token_inputs
@@ -24,6 +26,14 @@ def test_every_compressed_site_is_measured() -> None:
         costs = site_costs(program, final, target_named("cpu").lower, calls[0], repeat=3)
         assert [c.site for c in costs] == names[1:], "the first is kept as it was"
         assert all(c.before > 0 and c.after > 0 for c in costs)
+
+
+def test_elsewhere_each_step_is_timed() -> None:
+    program = attention_like()
+    execution = Execution(program.graph, program.weights, device=torch.device("meta"))
+    taken = stopwatch(execution, token_inputs()[0])(*token_inputs()[0])
+    assert list(taken) == execution.nodes
+    assert all(seconds > 0 for seconds in taken.values())
 
 
 def test_what_became_slower_is_kept() -> None:

@@ -15,7 +15,8 @@ from aquatint.compiler.execution import Execution
 from aquatint.compiler.pipeline import run_recipe
 from aquatint.compiler.program import Program
 from aquatint.compiler.recipe import Treatment
-from aquatint.compiler.replay import Replays
+from aquatint.compiler.repeats import Repeats
+from aquatint.compiler.replay import recorded
 from aquatint.passes.recipes import SVDQUANT
 from aquatint.runtime import target_named
 from tests.programs import context_for, image_inputs, normed_block, program_of, random_programs, token_inputs
@@ -24,12 +25,12 @@ W4A8 = Treatment("int4-g64", "int8", 8)
 W4A4 = Treatment("int4-g64", "int4-g64", 8)
 
 
-def replayed(program: Program, target: str = "cpu") -> tuple[Execution, Replays]:
+def replayed(program: Program, target: str = "cpu") -> tuple[Execution, Repeats]:
     execution = Execution(program.graph, program.weights, target_named(target).lower)
-    return execution, Replays(execution)
+    return execution, Repeats(execution, recorded)
 
 
-def check(program: Program, calls: tuple[tuple[Tensor, ...], ...], target: str = "cpu") -> Replays:
+def check(program: Program, calls: tuple[tuple[Tensor, ...], ...], target: str = "cpu") -> Repeats:
     execution, replays = replayed(program, target)
     results = [(replays(*call), execution(*call)) for call in calls]
     for got, expected in results:  # after all calls: a later one must not write into what an earlier one gave
