@@ -5,33 +5,50 @@ Else the driver is told of every kernel anew, by Python, which takes longer than
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aquatint.compiler.execution import Execution
-from aquatint.compiler.repeats import Recorded
+from aquatint.compiler.repeats import BY_NUMBERS, Recorded, takes_by_mask
 
 Run = Callable[[], list[Tensor]]
 Capture = Callable[[Run], tuple[list[Tensor], Callable[[], None]]]
 
 
+ONE_AT_A_TIME = threading.Lock()  # PyTorch captures one graph at a time
+
+
 @dataclass(frozen=True)
 class GraphReplay:
-    """Inputs are copied to where the graph reads them, results from where it leaves them, so that those before stay."""
+    """Inputs are copied to where the graph reads them, results from where it leaves them, so that those before stay.
 
+    done  when the call before has left that memory; the next one may come on another stream
+    """
+
+    device: torch.device
     inputs: Sequence[Tensor]
     results: Sequence[Tensor]
     launch: Callable[[], None]
+    done: torch.cuda.Event | None = None
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        for room, given in zip(self.inputs, inputs, strict=True):
-            room.copy_(given)
-        self.launch()
-        return [result.clone() for result in self.results]
+        with _on(self.device):
+            if self.done is not None:
+                torch.cuda.current_stream().wait_event(self.done)
+            for room, given in zip(self.inputs, inputs, strict=True):
+                room.copy_(given)
+            self.launch()
+            results = [result.clone() for result in self.results]
+            if self.done is not None:
+                self.done.record()
+        return results
 
 
 def captured(run: Run) -> tuple[list[Tensor], Callable[[], None]]:
@@ -43,7 +60,7 @@ def captured(run: Run) -> tuple[list[Tensor], Callable[[], None]]:
             run()  # what is made once and kept is not made in the graph's memory
         before.wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=beside):
+        with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
             results = run()
     finally:
         torch.cuda.set_stream(before)  # a capture that failed leaves its own in place
@@ -51,12 +68,29 @@ def captured(run: Run) -> tuple[list[Tensor], Callable[[], None]]:
 
 
 def recorded(execution: Execution, inputs: Sequence[Tensor], capture: Capture = captured) -> Recorded:
-    """An ordinary run, and a graph of it."""
-    results = execution(*inputs)
-    rooms = [t.clone() for t in inputs]
-    try:
-        return Recorded(results, GraphReplay(rooms, *capture(lambda: execution(*rooms))))
-    except RuntimeError as error:
-        refusal = f"it can't be captured as a CUDA graph: {str(error).splitlines()[0]}"
-        warnings.warn(f"{refusal}; its kernels are launched one by one", stacklevel=2)
-        return Recorded(results, None, refusal)
+    """A call as a graph; an ordinary one with the reason where it can't be."""
+    device = execution.device or torch.device("cpu")
+    with _on(device), ONE_AT_A_TIME:
+        rooms = [t.clone() for t in inputs]
+        try:
+            if by_mask(execution, rooms):
+                return Recorded(execution(*inputs), None, BY_NUMBERS)
+            found = capture(lambda: execution(*rooms))
+        except RuntimeError as error:
+            cause = error.__context__ or error
+            refusal = f"it can't be captured as a CUDA graph: {str(cause).splitlines()[0]}"
+            warnings.warn(f"{refusal}; its kernels are launched one by one", stacklevel=2)
+            return Recorded(execution(*inputs), None, refusal)
+        replay = GraphReplay(device, rooms, *found, torch.cuda.Event() if device.type == "cuda" else None)
+    return Recorded(replay(*inputs), replay)
+
+
+def by_mask(execution: Execution, inputs: Sequence[Tensor]) -> bool:
+    """Does a call take the numbers that a mask shows? How many they are the GPU alone knows."""
+    values = dict(zip(execution.inputs, inputs, strict=True))
+    return any(takes_by_mask(execution, node, values) for node in execution.advance(values))
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """The streams that are asked for are this device's."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -136,8 +136,13 @@ class Execution:
         """What `node` stands for: in `values`, or a weight."""
         if node in values:
             return values[node]
-        weight = read(self.weights[node])
-        return weight if self.device is None else weight.to(self.device)
+        stored = self.weights[node]
+        if self.device is None:
+            return read(stored)
+        weight = read(stored).to(self.device)
+        if not (isinstance(stored, Derived) and stored.learns):
+            self.weights[node] = weight  # it was left to a kernel that can't serve this call
+        return weight
 
     def _meaning(self, node: fx.Node) -> Step:
         target: Any = node.target

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from aquatint.compiler.execution import Execution
+from aquatint.compiler.execution import Execution, Values
 from aquatint.runtime import ops
 
 # What these return, or how large it is, is known by the numbers in their inputs alone.
@@ -63,6 +63,18 @@ class Repeats:
             self._lock.release()
 
 
+def takes_by_mask(execution: Execution, node: fx.Node, values: Values) -> bool:
+    """Does `node`, whose inputs are in `values`, take the numbers that a mask shows, as many as these are?"""
+    if ops.name_of(node.target) != "aten::index.Tensor":
+        return False
+    indices = [execution.value(n, values) for n in node.all_input_nodes[1:]]
+    return any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices)
+
+
 def _captured(inputs: Sequence[Tensor]) -> bool:
     """Is the caller capturing a graph of its own?"""
-    return any(t.is_cuda for t in inputs) and torch.cuda.is_current_stream_capturing()
+    device = next((t.device for t in inputs if t.is_cuda), None)
+    if device is None:
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()

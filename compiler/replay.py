@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from aquatint.compiler.arena import Room, arena_of
 from aquatint.compiler.execution import Execution, Values, argument_nodes
 from aquatint.compiler.order import early_first, small_ones
-from aquatint.compiler.repeats import BY_NUMBERS, Recorded
+from aquatint.compiler.repeats import BY_NUMBERS, Recorded, takes_by_mask
 from aquatint.runtime import ops
 
 Run = Callable[[], Any]
@@ -170,9 +170,7 @@ class _Recording:
 
     def _see(self, node: fx.Node, values: Values, place: int) -> None:
         value, sources = values[node], node.all_input_nodes
-        if ops.name_of(node.target) == "aten::index.Tensor":
-            indices = [self._execution.value(n, values) for n in sources[1:]]
-            self.by_numbers |= any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices)
+        self.by_numbers |= takes_by_mask(self._execution, node, values)
         for source in sources:
             self._read(source, place)
         kernel = self._execution.kernels.get(node)

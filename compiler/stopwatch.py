@@ -18,9 +18,12 @@ def stopwatch(execution: Execution, inputs: Sequence[Tensor]) -> Callable[..., d
     """What times calls of inputs like these: on a CPU as a replay runs them; elsewhere each step is waited for."""
     if execution.device is None:
         return replay_of(execution, inputs).seconds
+    with torch.no_grad():
+        execution(*(t.to(execution.device) for t in inputs))  # what is made once is not timed
     return partial(_step_by_step, execution, execution.device)
 
 
+@torch.no_grad()
 def _step_by_step(execution: Execution, device: torch.device, *inputs: Tensor) -> dict[fx.Node, float]:
     values = dict(zip(execution.inputs, (t.to(device) for t in inputs), strict=True))
     taken: dict[fx.Node, float] = {}

@@ -58,7 +58,10 @@ struct Leaving {
             float y[kTiles][4];
             scale(y, sums + first / 2, first, lane);
             add_branch(y, first, lane);
-            if (call.activation != kNone) {
+            if (call.paired) {
+#pragma unroll
+                for (int i = 0; i < kTiles * 2; ++i) y[i / 2][i % 2] *= curve(y[i / 2][i % 2 + 2]);
+            } else if (call.activation != kNone) {
 #pragma unroll
                 for (int i = 0; i < kTiles * 4; ++i) y[i / 4][i % 4] = curve(y[i / 4][i % 4]);
             }
@@ -101,8 +104,10 @@ struct Leaving {
         }
     }
 
-    // Sixteen bytes a thread, past gate and residual.
+    // Sixteen bytes a thread, past gate and residual; of a gated unit there are half as many.
     __device__ void send(const uint8_t* part, int first_row, int first_column, int lane) const {
+        if (call.paired && lane % 2) return;
+        first_column >>= call.paired;
 #pragma unroll
         for (int i = 0; i < kAtOnce / 16; ++i) {
             int token = i * 16 + lane / 2, row = first_row + token, column = first_column + lane % 2 * 8;

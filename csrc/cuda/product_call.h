@@ -32,7 +32,8 @@ struct ProductCall {
     Spread gate, residual;
     Number* y;
     int m, n, k, rank, activation;
-    int m_tiles, n_tiles, k_tiles;  // n_tiles: of all blocks of a cluster together
+    int m_tiles, n_tiles, k_tiles;  // n_tiles: of the weight's rows
+    int paired;  // a gated unit: eight rows of the weight, and eight that are activated and multiply them; n: of either
 
     struct Tile {
         int m, n;

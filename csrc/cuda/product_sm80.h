@@ -48,6 +48,7 @@ __device__ inline void product(const Call& call) {
         if (more && kStages == 1) {
             __syncthreads();  // nobody reads the stage any more
             operands.fetch(other, k + 1);
+            copies_commit();
         }
         if (more) operands.settle(other);
     }

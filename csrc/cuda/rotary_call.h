@@ -9,11 +9,12 @@ namespace aquatint {
 
 struct RotaryCall {
     const Number* x;  // (samples, tokens, heads, width)
-    const float *cos, *sin;  // (tokens, width)
+    const float *cos, *sin;  // (tokens, width), or (tokens, width / 2) if they are by pairs
     const float* weight;     // (width,): of the norm; null: none
     Number* y;
     int rows, tokens, heads, width;
     int group;  // lanes that share a row: a power of two, eight numbers each
+    int by_pairs;
     float eps;  // below zero: no norm
 };
 

@@ -14,6 +14,16 @@ __device__ inline void norm(Eight& eight, const RotaryCall& call, int column, bo
     eight = Eight(eight.numbers());  // as the norm by itself leaves it
 }
 
+__device__ inline Eight angles(const float* of, int64_t place, bool by_pairs) {
+    if (!by_pairs) return Eight(of + place);
+    float4 four = *reinterpret_cast<const float4*>(of + place / 2);
+    Eight both(0.0f);
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+        both.v[i] = four.x, both.v[2 + i] = four.y, both.v[4 + i] = four.z, both.v[6 + i] = four.w;
+    return both;
+}
+
 __device__ inline void rotary(const RotaryCall& call) {
     int thread = blockIdx.x * 256 + threadIdx.x, row = thread / call.group, column = thread % call.group * 8;
     bool there = row < call.rows && column < call.width;
@@ -22,7 +32,7 @@ __device__ inline void rotary(const RotaryCall& call) {
     if (call.eps >= 0) norm(x, call, column, there);
     if (!there) return;
     int64_t angle = int64_t(row / call.heads % call.tokens) * call.width + column;
-    Eight cos(call.cos + angle), sin(call.sin + angle), y(0.0f);
+    Eight cos = angles(call.cos, angle, call.by_pairs), sin = angles(call.sin, angle, call.by_pairs), y(0.0f);
 #pragma unroll
     for (int i = 0; i < 8; i += 2) {
         y.v[i] = x.v[i] * cos.v[i] - x.v[i + 1] * sin.v[i];

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aquatint.runtime.binding import Run, at, collected, runner, staged
-from aquatint.runtime.cpu.kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, output_size, window_of
+from aquatint.runtime.cpu.binding import Run, collected, runner, staged
+from aquatint.runtime.cpu.kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, window_of
 from aquatint.runtime.cpu.native import AttentionCall, Heads, KernelSet, LinearCall, Window
 from aquatint.runtime.cpu.pack import panels
+from aquatint.runtime.layout import at, output_size
 
 SMALL = 1 << 24  # multiply-adds up to which the library's call takes longer than its arithmetic
 FEW_OUTPUTS = 8  # up to here dot products leave less undone than a panel

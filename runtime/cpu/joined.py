@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from aquatint.runtime import ops
-from aquatint.runtime.binding import Run, can_spread
+from aquatint.runtime.cpu.binding import Run
 from aquatint.runtime.cpu.kernels import BoundKernel, GemmKernel, QuantizeKernel
 from aquatint.runtime.cpu.native import KernelSet
+from aquatint.runtime.layout import can_spread
 
 
 class GemmQuantizeKernel(BoundKernel):

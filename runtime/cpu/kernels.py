@@ -16,9 +16,10 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
-from aquatint.runtime.binding import Run, at, can_spread, collected, runner, spread, staged
+from aquatint.runtime.cpu.binding import Run, collected, runner, spread, staged
 from aquatint.runtime.cpu.native import GroupAffineCall, KernelSet, ProductCall, QuantizeCall, Window
-from aquatint.runtime.cpu.pack import GROUP, in_turns, packed_down, packed_up, packed_weight, panels
+from aquatint.runtime.cpu.pack import GROUP, packed_down, packed_up, packed_weight, panels
+from aquatint.runtime.layout import at, can_spread, in_turns, output_size
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu")  # in the order of csrc/cpu/kernel_table.h
 FEW_ROWS = 16  # up to here a product is limited by reading its weight
@@ -264,16 +265,6 @@ def window_of(image: Sequence[int], size: Sequence[int], geometry: Sequence[Sequ
     """What a convolution reads of an image (height, width, channels); geometry: kernel, stride, padding, dilation."""
     pairs = [(ctypes.c_int64 * 2)(*pair) for pair in geometry]
     return Window(*image, *size, *pairs, at(table))
-
-
-def output_size(
-    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
-) -> list[int]:
-    """Rows and columns of a convolution's output."""
-    return [
-        (length + 2 * border - apart * (taps - 1) - 1) // step + 1
-        for length, taps, step, border, apart in zip(size, kernel, stride, padding, dilation, strict=True)
-    ]
 
 
 def _finish(y: Tensor, gate: Tensor | None, residual: Tensor | None) -> None:

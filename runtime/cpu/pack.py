@@ -10,8 +10,8 @@ from torch import Tensor
 
 from aquatint.compiler.formats import NumberFormat, format_named
 from aquatint.compiler.powers import Scaled, scaled
-from aquatint.runtime.binding import at
 from aquatint.runtime.cpu.native import KernelSet
+from aquatint.runtime.layout import at
 
 GROUP = 64  # codes that the kernels sum at once
 
@@ -22,12 +22,6 @@ def panels(rows: Tensor, columns: int) -> Tensor:
     """(N, r) as (N / columns, r, columns), the last panel filled up with zeros."""
     padded = F.pad(rows, (0, 0, 0, -len(rows) % columns))
     return padded.unflatten(0, (-1, columns)).transpose(1, 2).contiguous()
-
-
-def in_turns(rows: int, columns: int, active: int) -> Tensor:
-    """The order of a weight's rows in which panels of its two halves take turns, those of the active one behind the others'."""
-    halves = torch.arange(rows).unflatten(0, (2, -1, columns))
-    return halves[[1 - active, active]].transpose(0, 1).flatten()
 
 
 @dataclass(frozen=True, eq=False)

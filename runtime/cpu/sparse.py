@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from aquatint.compiler.formats import format_named
-from aquatint.runtime.binding import Run, at, runner, staged
 from aquatint.runtime.cpu.aten import FloatWeight
-from aquatint.runtime.cpu.kernels import BoundKernel, output_size, window_of
+from aquatint.runtime.cpu.binding import Run, runner, staged
+from aquatint.runtime.cpu.kernels import BoundKernel, window_of
 from aquatint.runtime.cpu.native import KernelSet, LinearCall, MovedAffineCall, RecallCall, Window
 from aquatint.runtime.cpu.pack import panels
+from aquatint.runtime.layout import at, output_size
 
 
 class RowwiseLinear(BoundKernel):

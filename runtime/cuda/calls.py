@@ -21,7 +21,7 @@ class ProductCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("codes", "weight", "x_scales", "w_scales", "bias", "h", "up")),
         *((name, Spread) for name in ("gate", "residual")),
         ("y", ctypes.c_void_p),
-        *((name, ctypes.c_int) for name in ("m", "n", "k", "rank", "activation", "m_tiles", "n_tiles", "k_tiles")),
+        *((name, ctypes.c_int) for name in ("m", "n", "k", "rank", "activation", "m_tiles", "n_tiles", "k_tiles", "paired")),
     ]
 
 
@@ -73,7 +73,7 @@ class RotaryCall(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("x", "cos", "sin", "weight", "y")),
-        *((name, ctypes.c_int) for name in ("rows", "tokens", "heads", "width", "group")),
+        *((name, ctypes.c_int) for name in ("rows", "tokens", "heads", "width", "group", "by_pairs")),
         ("eps", ctypes.c_float),
     ]
 

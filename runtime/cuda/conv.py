@@ -12,13 +12,12 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
-from aquatint.runtime.binding import at
-from aquatint.runtime.cpu.kernels import output_size
 from aquatint.runtime.cuda.calls import ACTIVATIONS, ConvCall
 from aquatint.runtime.cuda.engine import Engine
 from aquatint.runtime.cuda.launch import OUTPUTS, slices_for
 from aquatint.runtime.cuda.operands import finished, put_epilogue, ready, there
 from aquatint.runtime.cuda.pack import TILE, packed_bytes, packed_nibbles, packed_up
+from aquatint.runtime.layout import at, output_size
 
 
 class ConvKernel:

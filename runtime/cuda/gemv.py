@@ -10,11 +10,11 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
-from aquatint.runtime.binding import at
 from aquatint.runtime.cuda.calls import ACTIVATIONS, GemvCall
 from aquatint.runtime.cuda.engine import Engine
 from aquatint.runtime.cuda.operands import ready
 from aquatint.runtime.cuda.sm80 import gemv_plan
+from aquatint.runtime.layout import at
 
 MOST_ROWS = 32  # for more, widening the weight once and PyTorch's product are less work
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from aquatint.compiler.formats import BY_ROW, NumberFormat, format_named
 from aquatint.runtime import ops
-from aquatint.runtime.binding import at, can_spread
 from aquatint.runtime.cuda.calls import ACTIVATIONS, ProductCall, QuantizeCall
 from aquatint.runtime.cuda.engine import Engine
 from aquatint.runtime.cuda.launch import COLUMNS, OUTPUTS, slices_for
 from aquatint.runtime.cuda.operands import finished, put_epilogue, ready, spread, there
 from aquatint.runtime.cuda.pack import packed_blocks, packed_bytes, packed_groups, packed_nibbles, packed_up
+from aquatint.runtime.layout import at, can_spread, in_turns
 
+PAIRED = 8  # rows of a weight that lie beside those that multiply them, in a gated unit
 CODES = {4: torch.uint8, 8: torch.int8}
 
 
@@ -88,20 +89,25 @@ class GemmKernel:
         self, engine: Engine, codes: Any, scales: Any, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
         h: Any = None, up: Tensor | None = None, *,
         formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None, gate: Any = None, residual: Any = None,
+        active: int | None = None,
     ) -> None:  # fmt: skip
         self.engine, self.dtype, self.branch = engine, dtype, int(h is not None)
         self.epilogue = there(gate, engine.device, dtype), there(residual, engine.device, dtype)
-        self.formats, self.n = (formats[0], formats[1]), len(weight)
+        self.formats, self.rows = (formats[0], formats[1]), len(weight)
+        self.n = self.rows if active is None else self.rows // 2
+        if active is not None:
+            order = in_turns(self.rows, PAIRED, active).to(weight.device)
+            weight, weight_scales, bias, up = (None if t is None else t[order] for t in (weight, weight_scales, bias, up))  # type: ignore[assignment]
         self.rank = up.shape[1] if up is not None and self.branch else 0
-        whole = ceil(self.n / OUTPUTS) * OUTPUTS
+        whole = ceil(self.rows / OUTPUTS) * OUTPUTS
         place = engine.device
         self.weight, by_row = packed_weight(weight.to(place), weight_scales.to(place), formats, whole)
-        self.scales = None if by_row is None else F.pad(by_row.float(), (0, whole - self.n))
-        self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.n))
+        self.scales = None if by_row is None else F.pad(by_row.float(), (0, whole - self.rows))
+        self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.rows))
         self.up = packed_up(up.to(place, dtype), whole, slices_for(self.rank)) if up is not None and self.branch else None
         self.call = ProductCall(
             weight=at(self.weight), w_scales=at(self.scales), bias=at(self.bias), up=at(self.up), n=self.n, rank=self.rank,
-            activation=ACTIVATIONS.index(activation),
+            activation=ACTIVATIONS.index(activation), paired=active is not None,
         )  # fmt: skip
 
     def fits(self, codes: Tensor, *values: Tensor) -> bool:
@@ -117,7 +123,7 @@ class GemmKernel:
         h = ready(varying[0]) if self.branch else None
         others = ops.filled(self.epilogue, varying[self.branch :])
         engine = self.engine
-        plan = engine.family.product(m, self.n, k, self.formats, self.rank, engine.multiprocessors, engine.tokens)
+        plan = engine.family.product(m, self.rows, k, self.formats, self.rank, engine.multiprocessors, engine.tokens)
         call = ProductCall.from_buffer_copy(self.call)
         call.codes, call.x_scales, call.h, call.y, call.m, call.k = at(codes), at(scales), at(h), at(y), m, k
         kept = put_epilogue(call, others, y.shape, self.dtype)

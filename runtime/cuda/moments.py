@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aquatint.runtime.binding import at
 from aquatint.runtime.cuda.calls import MomentsCall
 from aquatint.runtime.cuda.engine import Engine
 from aquatint.runtime.cuda.operands import ready
 from aquatint.runtime.cuda.sm80 import moments_plan
+from aquatint.runtime.layout import at
 
 
 class GroupAffineKernel:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aquatint.runtime.binding import at, can_spread
 from aquatint.runtime.cuda.calls import ProductCall, Spread
+from aquatint.runtime.layout import at, can_spread
 
 
 def ready(tensor: Tensor) -> Tensor:

@@ -41,11 +41,11 @@ def product_refusal(
     width = weight.shape[-1] * (1 if formats[1] == "int8" else 2)
     if dtype not in family.numbers:
         return _other(family, dtype)
-    if options.get("active") is not None:
-        return "no kernel multiplies the halves of a gated unit"
-    multiple = COLUMNS[formats[0]]  # type: ignore[index]
-    if len(weight) % 8 or width % multiple:
-        return f"(N, K) = ({len(weight)}, {width}) are not multiples of (8, {multiple})"
+    if options.get("active") is not None and options.get("activation") is None:
+        return "no kernel multiplies halves of which neither is activated"
+    multiple, each = COLUMNS[formats[0]], 16 if options.get("active") is not None else 8  # type: ignore[index]
+    if len(weight) % each or width % multiple:
+        return f"(N, K) = ({len(weight)}, {width}) are not multiples of ({each}, {multiple})"
     if isinstance(up, Tensor) and h is not None and (up.shape[1] > MOST_RANKS or up.shape[1] % 8):
         return f"rank {up.shape[1]} is above {MOST_RANKS}, or not a multiple of 8"
     return None
@@ -64,10 +64,10 @@ def conv_refusal(
 
 
 def rotary_refusal(
-    family: Family, x: Any, cos: Any, sin: Any, weight: Any = None, *, dtype: torch.dtype, **options: Any
+    family: Family, x: Any, cos: Any, sin: Any, weight: Any = None, *, dtype: torch.dtype | None = None, **options: Any
 ) -> str | None:
     """Why there is no kernel for these rotary positions, or None."""
-    if dtype not in family.numbers:
+    if dtype is not None and dtype not in family.numbers:
         return _other(family, dtype)
     return None if _fixed(weight) else "the norm's weight is not fixed"
 

@@ -18,7 +18,7 @@ from aquatint.runtime.cuda.driver import CudaError, driver
 from aquatint.runtime.cuda.engine import Engine
 from aquatint.runtime.cuda.gemv import GemvKernel
 from aquatint.runtime.cuda.launch import Family
-from aquatint.runtime.cuda.linear import GemmKernel, QuantizeKernel
+from aquatint.runtime.cuda.linear import PAIRED, GemmKernel, QuantizeKernel
 from aquatint.runtime.cuda.moments import GroupAffineKernel
 from aquatint.runtime.cuda.refusals import (
     conv_refusal,
@@ -71,7 +71,7 @@ class Cuda:
         return found.make(self.engine, *args, **kwargs) if found else None
 
     def gates(self, columns: int) -> bool:
-        return False
+        return self.engine is not None and columns % PAIRED == 0
 
     def joins(self, columns: int, format: str) -> bool:
         return False
@@ -95,6 +95,8 @@ def engine(device: torch.device, family: Family | None = None) -> Engine:
     if capability not in FAMILIES:
         known = ", ".join(f"sm_{major}{minor}" for major, minor in FAMILIES)
         raise OSError(f"{torch.cuda.get_device_name(device)} is sm_{capability[0]}{capability[1]}, and they are for {known}")
+    if family is SM75 and capability != (7, 5):
+        raise OSError("the kernels for sm_75 are launched with as much shared memory as they need there alone")
     torch.zeros(1, device=device)  # makes the context that the driver works in
     loaded, (newest, shared) = driver(), FAMILIES[capability]
     family = family or newest

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import Tensor, nn
 
+from aquatint.compiler.capture import Example, capture
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.interface import InputSpec
 from aquatint.compiler.rotary import rotated
@@ -59,3 +62,42 @@ def test_what_is_not_quite_a_turn_is_left() -> None:
     ):
         assert old in LINES
         assert "aquatint::rotary" not in names(LINES.replace(old, new))[0], new
+
+
+class Scattered(nn.Module):
+    """Pairs that are written to where they came from, as in Wan."""
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+        y = torch.empty_like(x)
+        y[..., 0::2] = first * cos[..., 0::2] - second * sin[..., 1::2]
+        y[..., 1::2] = first * sin[..., 1::2] + second * cos[..., 0::2]
+        return y.type_as(x)
+
+
+class Complex(nn.Module):
+    """Pairs that are complex numbers, behind a norm, as in Qwen-Image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(16, 1e-6)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = self.norm(x.flatten(2).unflatten(-1, (3, 16)))
+        turns = torch.complex(cos[0, :, :, ::2].float(), sin[0, :, :, ::2].float())
+        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * turns).flatten(3).type_as(x)
+
+
+@pytest.mark.parametrize("model", [Scattered(), Complex()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_forms_of_turns(model: nn.Module, dtype: torch.dtype) -> None:
+    angles = torch.rand(1, 5, 1, 8).repeat_interleave(2, -1)
+    call = torch.randn(2, 5, 3, 16).to(dtype), angles.cos(), angles.sin()
+    program = capture(model.to(dtype), Example(call))
+    graph = rotated(program.graph)
+    found = {name_of(n.target) for n in graph.nodes if n.op == "call_function"}
+    assert "aquatint::rotary" in found
+    assert not found & {"aten::slice_scatter.default", "aten::view_as_complex.default", "aten::rms_norm.default"}
+    own, exact = Execution(graph, program.weights)(*call)[0], program(*call)[0]
+    assert torch.equal(own, exact) or (dtype == torch.float32 and (own - exact).abs().max() < 1e-6)

@@ -147,9 +147,22 @@ def check_gemv(target: Cuda, m: int, k: int, n: int, format: str, activation: st
     assert torch.equal(run(x), y)
 
 
-def check_rotary(target: Cuda, batch: int, tokens: int, heads: int, width: int, eps: float | None) -> None:
-    x, angles = numbers(target, batch, tokens, heads, width), torch.rand(1, tokens, 1, width // 2).to(target.device) * 6
-    cos, sin = angles.cos().repeat_interleave(2, -1), angles.sin().repeat_interleave(2, -1)
+def check_rotary(
+    target: Cuda,
+    batch: int,
+    tokens: int,
+    heads: int,
+    width: int,
+    eps: float | None,
+    by_pairs: bool = False,
+    inner: bool = False,
+) -> None:
+    """`inner`: heads come before tokens, as attention reads them."""
+    shape = (heads, tokens) if inner else (tokens, heads)
+    angles = torch.rand(1, *((1, tokens) if inner else (tokens, 1)), width // 2).to(target.device) * 6
+    x, cos, sin = numbers(target, batch, *shape, width), angles.cos(), angles.sin()
+    if not by_pairs:
+        cos, sin = cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
     weight = None if eps is None else torch.rand(width) + 0.5
     options: dict[str, Any] = {"dtype": of(target), "eps": eps}
     run = kernel(target, "rotary", ops.Slot, ops.Slot, ops.Slot, weight, **options)
@@ -204,6 +217,26 @@ def check_epilogue(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str
     assert relative(y, exact) < 6e-3
 
 
+def check_gated(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str], rank: int, active: int) -> None:
+    """A gated unit of n columns, with bias and branch."""
+    x, weight, bias = numbers(target, m, k), torch.randn(2 * n, k) / k**0.5, torch.randn(2 * n)
+    stored = format_named(formats[1]).encode(weight)
+    down, up = torch.randn(rank, k) / k**0.5, torch.randn(2 * n, rank).bfloat16().float() * 0.1
+    branch = (down, up) if rank else (None, None)
+    codes, scales, *h = kernel(target, "quantize", ops.Slot, None, branch[0], format=formats[0])(x)
+    options: dict[str, Any] = {"formats": formats, "dtype": of(target), "activation": "gelu", "active": active}
+    run = kernel(target, "gemm", ops.Slot, ops.Slot, *stored, bias, ops.Slot if rank else None, branch[1], **options)
+    y = run(codes, scales, *h)
+    place = x.device
+    whole = decoded(formats[0], codes, scales) @ decoded(formats[1], *stored).to(place).T + bias.to(place).double()
+    if rank:
+        whole += h[0].double() @ up.to(place).double().T
+    halves = whole.chunk(2, -1)
+    assert y.shape == (m, n)
+    assert relative(y, halves[1 - active] * torch.nn.functional.gelu(halves[active])) < near(y)
+    assert torch.equal(run(codes, scales, *h), y)
+
+
 def check_all(target: Cuda) -> None:
     """One small case of each, as far as the target's kernels go."""
     assert target.engine is not None
@@ -211,6 +244,7 @@ def check_all(target: Cuda) -> None:
     for formats in family.products:
         check_product(target, 77, 192, 136, formats, 32)
         check_epilogue(target, 33, 192, 136, formats, "gelu")
+        check_gated(target, 33, 192, 72, formats, 32, 1)
     for number in family.formats:
         check_quantize(target, 21, 320, 32, number)
         check_norm(target, 9, 576, "silu", number)
@@ -220,6 +254,7 @@ def check_all(target: Cuda) -> None:
         check_conv(target, (2, 64, 7, 9), 40, number, 8)
     check_conv(target, (2, 48, 7, 9), 40, "int8", 8, stride=2)
     check_rotary(target, 2, 9, 3, 72, 1e-6)
+    check_rotary(target, 2, 9, 3, 72, None, by_pairs=True, inner=True)
     check_moments(target, (2, 60, 7, 9), 5, last=True)
     check_moments(target, (2, 60, 7, 9), 5, last=False)
     check_fixed_vectors(target, 20, 192, 136)

@@ -159,10 +159,10 @@ def test_rows_are_covered_by_the_blocks_of_a_cluster(k: int, rank: int) -> None:
 
 
 def test_structs_are_as_long_as_those_of_the_kernels() -> None:
-    assert ctypes.sizeof(ProductCall) == 8 * 8 + 2 * 24 + 8 * 4
+    assert ctypes.sizeof(ProductCall) == 8 * 8 + 2 * 24 + 10 * 4, "nine, and what fills the last eight bytes"
     assert ctypes.sizeof(ConvCall) == ctypes.sizeof(ProductCall) + 8 + 8 * 4 + 6 * 4
     assert ctypes.sizeof(MomentsCall) == 6 * 8 + 10 * 4
-    assert ctypes.sizeof(RotaryCall) == 5 * 8 + 6 * 4
+    assert ctypes.sizeof(RotaryCall) == 5 * 8 + 8 * 4, "seven, and what fills the last eight bytes"
     assert ctypes.sizeof(GemvCall) == 6 * 8 + 4 * 4
     assert ctypes.sizeof(QuantizeCall) == 6 * 8 + 2 * 24 + 7 * 4 + 4
 

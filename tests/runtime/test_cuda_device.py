@@ -64,6 +64,12 @@ def test_product(target: Cuda, m: int, k: int, n: int, rank: int) -> None:
         cuda_checks.check_product(target, m, k, n, formats, rank)
 
 
+@pytest.mark.parametrize(("n", "rank", "active"), [(8, 0, 0), (64, 32, 1), (5120, 32, 1), (200, 8, 0)])
+def test_gated_units(target: Cuda, n: int, rank: int, active: int) -> None:
+    for formats in family(target).products:
+        cuda_checks.check_gated(target, 1000, 640, n, formats, rank, active)
+
+
 @pytest.mark.parametrize("image", [(2, 320, 64, 64), (1, 640, 32, 32), (3, 64, 7, 9)])
 @pytest.mark.parametrize("rank", [0, 8])
 @pytest.mark.parametrize("number", [formats[1] for formats in CONV_FORMATS])
@@ -88,6 +94,7 @@ def test_moments(target: Cuda, last: bool) -> None:
 @pytest.mark.parametrize("eps", [None, 1e-6])
 def test_rotary(target: Cuda, width: int, eps: float | None) -> None:
     cuda_checks.check_rotary(target, 2, 1000, 24, width, eps)
+    cuda_checks.check_rotary(target, 2, 1000, 24, width, eps, by_pairs=True, inner=True)
 
 
 def test_fixed_vectors(target: Cuda) -> None:

@@ -63,6 +63,13 @@ def test_product(family: Family, m: int, groups: int, n: int, rank: int, order: 
     cuda_checks.check_product(emulated(family, order, tokens=tokens), m, 64 * groups, 8 * n, formats, rank)
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.parametrize(("n", "rank", "active"), [(8, 0, 0), (64, 32, 1), (72, 64, 0), (200, 8, 1)])
+def test_gated_units(family: Family, n: int, rank: int, active: int) -> None:
+    for formats in family.products:
+        cuda_checks.check_gated(emulated(family), 70, 192, n, formats, rank, active)
+
+
 @given(
     family=OTHERS,
     batch=st.integers(1, 2), size=st.tuples(st.integers(3, 9), st.integers(3, 9)), channels=st.integers(1, 9),
@@ -97,10 +104,13 @@ def test_moments(family: Family, batch: int, width: int, groups: int, size: tupl
 
 @given(
     family=OTHERS, batch=st.integers(1, 2), tokens=st.integers(1, 9), heads=st.integers(1, 5),
-    width=st.sampled_from([8, 40, 64, 72, 128, 256]), eps=st.sampled_from([None, 1e-6]), order=ORDERS,
+    width=st.sampled_from([8, 40, 64, 72, 128, 256]), eps=st.sampled_from([None, 1e-6]),
+    by_pairs=st.booleans(), inner=st.booleans(), order=ORDERS,
 )  # fmt: skip
-def test_rotary(family: Family, batch: int, tokens: int, heads: int, width: int, eps: float | None, order: int) -> None:
-    cuda_checks.check_rotary(emulated(family, order), batch, tokens, heads, width, eps)
+def test_rotary(
+    family: Family, batch: int, tokens: int, heads: int, width: int, eps: float | None, by_pairs: bool, inner: bool, order: int
+) -> None:
+    cuda_checks.check_rotary(emulated(family, order), batch, tokens, heads, width, eps, by_pairs, inner)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)

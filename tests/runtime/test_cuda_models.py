@@ -39,6 +39,7 @@ def cast(value: Any, numbers: torch.dtype) -> Any:
         ("dit", "svdq-w4a8-r32-whole", SM90), ("dit", "svdq-w4a4-r32", SM80), ("dit", "nvfp4-r32", SM120),
         ("flux", "svdq-w4a8-r32-whole", SM80), ("unet2d", "w8a8", SM75), ("sd", "svdq-w4a8-r32-whole", SM80),
         ("dit", "svdq-w4a4-r32", SM75), ("flux", "svdq-w4a8-r32-whole", half(SM90)),
+        ("wan", "svdq-w4a8-r32-whole", SM80),
     ],
     ids=lambda value: getattr(value, "name", value),
 )  # fmt: skip
@@ -51,7 +52,8 @@ def test_a_model_in_sixteen_bits(name: str, recipe: str, family: Family) -> None
     native = small.on(emulated(family))
     found = tensors_of(native(*args, **kwargs))
     assert native.without_kernel() == []
-    assert ("aquatint::rotary" in kernels_of(native)) == (name == "flux")
+    assert ("aquatint::rotary" in kernels_of(native)) == (name in ("flux", "wan"))
+    assert any(n.kwargs.get("active") is not None for e in native._executions for n in e.kernels) == (name == "sd")
     for own, meaning in zip(found, expected, strict=True):
         assert (own.float() - meaning.float()).norm() < 0.03 * meaning.float().norm()
     for again, first in zip(tensors_of(native(*args, **kwargs)), found, strict=True):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aquatint.runtime.cpu.native import KernelSet, Spread
+from aquatint.runtime.layout import at
 
 Run = Callable[[], Any]
 
@@ -47,15 +48,6 @@ def collected(tensor: Tensor) -> tuple[Tensor, list[Run]]:
     return numbers, [lambda: tensor.copy_(numbers)]
 
 
-def can_spread(vectors: Tensor | None, shape: Sequence[int]) -> bool:
-    """Is this one vector for all rows of (batch, ..., channels), one for each of the batch, or one for each row?"""
-    if vectors is None or vectors.numel() == shape[-1] == vectors.shape[-1]:
-        return True
-    inner = vectors.shape[1:-1]
-    same = vectors.dim() == len(shape) and vectors.shape[0] == shape[0] and vectors.shape[-1] == shape[-1]
-    return same and (inner.numel() == 1 or list(inner) == list(shape[1:-1]))
-
-
 def spread(vectors: Tensor | None, shape: Sequence[int]) -> tuple[Spread, Tensor | None, list[Run]]:
     """What tells the kernel where each row's vector lies, the tensor that holds them, and what refreshes it."""
     if vectors is None:
@@ -69,8 +61,3 @@ def spread(vectors: Tensor | None, shape: Sequence[int]) -> tuple[Spread, Tensor
         return Spread(at(vectors), rows // len(vectors), vectors.stride(0)), vectors, []
     ordered, refreshes = staged(vectors)
     return Spread(at(ordered), rows * shape[-1] // vectors.numel(), shape[-1]), ordered, refreshes
-
-
-def at(tensor: Tensor | None) -> int | None:
-    """Its address, or None."""
-    return None if tensor is None else tensor.data_ptr()
