@@ -6,6 +6,7 @@ a pixel), so one `int8` row serves as "per channel" and as "per token".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -151,13 +152,18 @@ class NumberFormat:
         return pack_nibbles(_e2m1_index(scaled).to(torch.int8))
 
 
+def _constants(values: Sequence[float], device: torch.device) -> Tensor:
+    """Made where they are: a CUDA graph can't hold a copy from the CPU."""
+    return torch.cat([torch.full((1,), float(value), device=device) for value in values])
+
+
 def _e2m1_table(device: torch.device) -> Tensor:
-    return torch.tensor([*E2M1_VALUES, *(-v for v in E2M1_VALUES)], device=device)
+    return _constants([*E2M1_VALUES, *(-v for v in E2M1_VALUES)], device)
 
 
 def _e2m1_index(scaled: Tensor) -> Tensor:
     """The code 0..15 of the nearest E2M1 value; a tie goes to the even code, as IEEE rounds."""
-    middles = torch.tensor([(a + b) / 2 for a, b in pairwise(E2M1_VALUES)], device=scaled.device)
+    middles = _constants([(a + b) / 2 for a, b in pairwise(E2M1_VALUES)], scaled.device)
     magnitude = scaled.abs().contiguous()
     index = torch.bucketize(magnitude, middles)
     tie = (index % 2 == 1) & (index < 7) & (magnitude == middles[index.clamp(max=6)])
