@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from aquatint.compiler.execution import Execution
-from aquatint.compiler.repeats import BY_NUMBERS, Recorded, takes_by_mask
+from aquatint.compiler.repeats import BY_NUMBERS, TAKES, Recorded, takes_by_mask
+from aquatint.runtime import ops
 
 Run = Callable[[], list[Tensor]]
 Capture = Callable[[Run], tuple[list[Tensor], Callable[[], None]]]
@@ -87,6 +88,8 @@ def recorded(execution: Execution, inputs: Sequence[Tensor], capture: Capture = 
 
 def by_mask(execution: Execution, inputs: Sequence[Tensor]) -> bool:
     """Does a call take the numbers that a mask shows? How many they are the GPU alone knows."""
+    if not any(ops.name_of(node.target) == TAKES for node in execution.nodes):
+        return False
     values = dict(zip(execution.inputs, inputs, strict=True))
     return any(takes_by_mask(execution, node, values) for node in execution.advance(values))
 

@@ -15,6 +15,7 @@ from aquatint.runtime import ops
 
 # What these return, or how large it is, is known by the numbers in their inputs alone.
 DECIDING = ("aten::item", "aten::repeat_interleave.Tensor", "aten::repeat_interleave.self_Tensor", "aten::where.default")
+TAKES = "aten::index.Tensor"
 BY_NUMBERS = "the numbers in its inputs decide what runs"
 
 
@@ -65,7 +66,7 @@ class Repeats:
 
 def takes_by_mask(execution: Execution, node: fx.Node, values: Values) -> bool:
     """Does `node`, whose inputs are in `values`, take the numbers that a mask shows, as many as these are?"""
-    if ops.name_of(node.target) != "aten::index.Tensor":
+    if ops.name_of(node.target) != TAKES:
         return False
     indices = [execution.value(n, values) for n in node.all_input_nodes[1:]]
     return any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices)

@@ -88,10 +88,10 @@ struct ByRow {
     __device__ uint4 branch(int row, int rank) const { return branch_of(call, row, rank); }
 };
 
-// Activations and weights of 4 bits, scaled by groups on either side; what a product of 64 along K is scaled by, `Scaling` knows.
+// Activations and weights of 4 bits, scaled by groups on either side; `Scaling` knows what 64 along K are scaled by.
 //
-// A block of a weight: four times 64 along K as registers of A, [64 along K][64 outputs][part][lane], and behind them their scales,
-// [64 along K][64 outputs][part][..]. A stage has a word of scales for each token and 64 along K.
+// A block of a weight: four times 64 along K as registers of A, [64 along K][64 outputs][part][lane], and behind them their
+// scales, [64 along K][64 outputs][part][..]. A stage has a word of scales for each token and 64 along K.
 template <class Scaling>
 struct ByGroup {
     using Sum = float;

@@ -39,7 +39,7 @@ struct EachSixteen {
 #define AQ_PRODUCT(slices)                                                                                                   \
     extern "C" __global__ void __launch_bounds__(256, 2)                                                                     \
         product_nvfp4_s##slices(const __grid_constant__ aquatint::ProductCall call) {                                        \
-        aquatint::product<aquatint::ByGroup<aquatint::EachSixteen>, slices>(call);                                                                  \
+        aquatint::product<aquatint::ByGroup<aquatint::EachSixteen>, slices>(call);                                           \
     }
 
 AQ_PRODUCT(0)

@@ -1,4 +1,4 @@
-// Linear layers: y (M, N) of codes (M, K) and a weight (N, K). Two blocks lie on a multiprocessor, where their memory lets them.
+// Linear layers: y (M, N) of codes (M, K) and a weight (N, K). Two blocks lie on a multiprocessor, where it has memory.
 #include "cuda/product_sm80.h"
 
 #define AQ_PRODUCT(name, operands, blocks, slices)                                                                           \

@@ -1,4 +1,4 @@
-// Products of a warp and copies to shared memory, on tensor cores of any age: Ampere's instructions, or Turing's in their place.
+// Products of a warp and copies to shared memory, on tensor cores of any age: Ampere's instructions, or Turing's instead.
 //
 // Registers of a larger product are those of smaller ones side by side, so that what reads and packs them need not know.
 #pragma once

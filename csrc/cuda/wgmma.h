@@ -1,6 +1,6 @@
 // Warpgroup products with A in registers: D (64, N) += A (64, k) B (N, k)^T, B in shared memory; k = 32 bytes.
 //
-// `add` zero overwrites D. N is the number of tokens. The lists of registers can't be written any shorter: PTX wants each by name.
+// `add` zero overwrites D. N is the number of tokens. The lists of registers can't be any shorter: PTX wants each by name.
 #pragma once
 
 #include <cstdint>
