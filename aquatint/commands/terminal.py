@@ -12,6 +12,8 @@ from rich.progress import Progress as Bar
 from aquatint.compiler.pipeline import Progress
 
 console = Console()
+if not console.is_terminal:
+    console = Console(width=120)  # of a log: a table in 80 columns is cut
 
 
 @contextmanager
