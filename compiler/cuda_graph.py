@@ -22,7 +22,6 @@ from aquatint.runtime import ops
 Run = Callable[[], list[Tensor]]
 Capture = Callable[[Run], tuple[list[Tensor], Callable[[], None]]]
 
-
 ONE_AT_A_TIME = threading.Lock()  # PyTorch captures one graph at a time
 
 

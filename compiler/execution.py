@@ -50,15 +50,9 @@ class Execution:
                 self.kernels[node] = kernel
                 weights.release()  # what the kernel needs of them it has laid out
         for node, stored in self.weights.items():
-            learns = isinstance(stored, Derived) and stored.learns
-            if (
-                (self.device or isinstance(stored, Narrow))
-                and not learns
-                and any(user not in self.kernels for user in node.users)
-            ):
-                self.weights[node] = (
-                    read(stored) if self.device is None else read(stored).to(self.device)
-                )  # once, and not in every run
+            changes = self.device is not None or isinstance(stored, Narrow)
+            if changes and not _learns(stored) and any(user not in self.kernels for user in node.users):
+                self.weights[node] = self._here_from(stored)  # once, and not in every run
         self._steps = {n: self._step(n) for n in self.nodes}
         self.schedule = self.scheduled(self.nodes)
 
@@ -137,12 +131,15 @@ class Execution:
         if node in values:
             return values[node]
         stored = self.weights[node]
-        if self.device is None:
-            return read(stored)
-        weight = read(stored).to(self.device)
-        if not (isinstance(stored, Derived) and stored.learns):
+        weight = self._here_from(stored)
+        if self.device is not None and not _learns(stored):
             self.weights[node] = weight  # it was left to a kernel that can't serve this call
         return weight
+
+    def _here_from(self, stored: Any) -> Tensor:
+        """A stored weight as it is read, on the device."""
+        weight = read(stored)
+        return weight if self.device is None else weight.to(self.device)
 
     def _meaning(self, node: fx.Node) -> Step:
         target: Any = node.target
@@ -176,6 +173,10 @@ class Execution:
         plain = ([1, 1], [0, 0], [1, 1], 1)  # stride, padding, dilation, groups
         alike = all(given == usual for given, usual in zip(node.args[3:], plain, strict=False))
         return alike and self.weights[node.args[1]].shape[2:] == (1, 1)  # type: ignore[index]
+
+
+def _learns(stored: Any) -> bool:
+    return isinstance(stored, Derived) and stored.learns
 
 
 def argument_nodes(node: fx.Node) -> list[fx.Node]:

@@ -46,7 +46,7 @@ class Repeats:
         self.refusal = BY_NUMBERS if any(name.startswith(DECIDING) for name in names) else None
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        ordinary = self.refusal is None and all(type(t) is Tensor for t in inputs) and not _captured(inputs)
+        ordinary = self.refusal is None and all(type(t) is Tensor for t in inputs) and not _in_a_capture(inputs)
         if not ordinary or not self._lock.acquire(blocking=False):  # another thread is at it
             return self._execution(*inputs)
         try:
@@ -72,7 +72,7 @@ def takes_by_mask(execution: Execution, node: fx.Node, values: Values) -> bool:
     return any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices)
 
 
-def _captured(inputs: Sequence[Tensor]) -> bool:
+def _in_a_capture(inputs: Sequence[Tensor]) -> bool:
     """Is the caller capturing a graph of its own?"""
     device = next((t.device for t in inputs if t.is_cuda), None)
     if device is None:

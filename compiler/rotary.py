@@ -170,7 +170,7 @@ def _has_heads(x: Any) -> bool:
 
 
 def _is_norm_of_rows(node: fx.Node) -> bool:
-    """An RMS norm over one axis, with a weight and an epsilon, that hardly anything but the turn reads."""
+    """An RMS norm over one axis, with a weight and an epsilon, read as often as a turn reads it at most."""
     if not is_call(node, "aten::rms_norm.default") or len(node.args) != 4 or len(node.args[1]) != 1:  # type: ignore[arg-type]
         return False
     return len(node.users) <= 2 and node.args[2] is not None and node.args[3] is not None

@@ -83,13 +83,16 @@ def check_norm(target: Cuda, m: int, k: int, activation: str | None, format: str
     assert relative(decoded(format, codes, scales), exact) < (1e-2 if format == "int8" else 6e-2)
 
 
-def check_product(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str], rank: int) -> None:
+def product_of(
+    target: Cuda, m: int, k: int, n: int, formats: tuple[str, str], rank: int, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """A product with bias and branch, and what it gives in float64 before any activation; twice it gives the same bits."""
     x, weight = numbers(target, m, k), torch.randn(n, k) / k**0.5
     stored, bias = format_named(formats[1]).encode(weight), torch.randn(n)
     down, up = torch.randn(rank, k) / k**0.5, torch.randn(n, rank).bfloat16().float() * 0.1
     branch = (down, up) if rank else (None, None)
     codes, scales, *h = kernel(target, "quantize", ops.Slot, None, branch[0], format=formats[0])(x)
-    options: dict[str, Any] = {"formats": formats, "dtype": of(target)}
+    options |= {"formats": formats, "dtype": of(target)}
     run = kernel(target, "gemm", ops.Slot, ops.Slot, *stored, bias, ops.Slot if rank else None, branch[1], **options)
     y = run(codes, scales, *h)
     place = x.device
@@ -97,8 +100,13 @@ def check_product(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str]
     if rank:
         exact += h[0].double() @ up.to(place).double().T
     assert torch.isfinite(y).all()
-    assert relative(y, exact) < near(y)
     assert torch.equal(run(codes, scales, *h), y)
+    return y, exact
+
+
+def check_product(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str], rank: int) -> None:
+    y, exact = product_of(target, m, k, n, formats, rank)
+    assert relative(y, exact) < near(y)
 
 
 def check_conv(
@@ -219,22 +227,10 @@ def check_epilogue(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str
 
 def check_gated(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str], rank: int, active: int) -> None:
     """A gated unit of n columns, with bias and branch."""
-    x, weight, bias = numbers(target, m, k), torch.randn(2 * n, k) / k**0.5, torch.randn(2 * n)
-    stored = format_named(formats[1]).encode(weight)
-    down, up = torch.randn(rank, k) / k**0.5, torch.randn(2 * n, rank).bfloat16().float() * 0.1
-    branch = (down, up) if rank else (None, None)
-    codes, scales, *h = kernel(target, "quantize", ops.Slot, None, branch[0], format=formats[0])(x)
-    options: dict[str, Any] = {"formats": formats, "dtype": of(target), "activation": "gelu", "active": active}
-    run = kernel(target, "gemm", ops.Slot, ops.Slot, *stored, bias, ops.Slot if rank else None, branch[1], **options)
-    y = run(codes, scales, *h)
-    place = x.device
-    whole = decoded(formats[0], codes, scales) @ decoded(formats[1], *stored).to(place).T + bias.to(place).double()
-    if rank:
-        whole += h[0].double() @ up.to(place).double().T
+    y, whole = product_of(target, m, k, 2 * n, formats, rank, activation="gelu", active=active)
     halves = whole.chunk(2, -1)
     assert y.shape == (m, n)
     assert relative(y, halves[1 - active] * torch.nn.functional.gelu(halves[active])) < near(y)
-    assert torch.equal(run(codes, scales, *h), y)
 
 
 def check_all(target: Cuda) -> None:
