@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from aquatint.compiler.by_step import at_step, steps_of
 from aquatint.compiler.errors import InputError
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.gated import gated
+from aquatint.compiler.hoist import Held, conditions_among, hoisted
+from aquatint.compiler.interface import InputSpec
 from aquatint.compiler.join import joined
 from aquatint.compiler.program import Program
 from aquatint.compiler.repeats import Repeats
@@ -44,11 +46,17 @@ class Target(Protocol):
     def joins(self, columns: int, format: str) -> bool: ...
 
 
-def _ready(graph: fx.Graph, weights: Weights, target: Target) -> Execution:
-    """With what the target's kernels do together joined."""
+def _run(graph: fx.Graph, weights: Weights, target: Target, specs: Sequence[InputSpec], hoists: bool) -> Repeats | Held:
+    """With what the target's kernels do together joined, and with `hoists` what follows from the conditions alone done once."""
     graph = joined(gated(graph, weights, target.gates), weights, target.joins)
     graph = rotated(graph) if target.rotates else graph
-    return Execution(graph, weights, target.lower, target.device)
+    record = replay.recorded if target.device.type == "cpu" else cuda_graph.recorded
+
+    def ready(part: fx.Graph) -> Repeats:
+        return Repeats(Execution(part, weights, target.lower, target.device), record)
+
+    parts = hoisted(graph, specs, conditions_among(specs)) if hoists else None
+    return Held(parts, ready(parts.before), ready(parts.rest)) if parts else ready(graph)
 
 
 class _Config(SimpleNamespace):
@@ -83,9 +91,9 @@ class CompressedModule(nn.Module):
         self._steps = steps_of(program.graph)
         count = 0 if self._steps is None else len(self._steps.stamps)
         parts = [at_step(program.graph, program.weights, i) for i in range(count)] or [(program.graph, program.weights)]
-        self._executions = [_ready(graph, weights, target) for graph, weights in parts]
-        record = replay.recorded if target.device.type == "cpu" else cuda_graph.recorded
-        self._runs = [Repeats(execution, record) for execution in self._executions]
+        # a GPU would have to be waited for to tell whether a text is the one before; by step each would hold its own
+        hoists = target.device.type == "cpu" and self._steps is None
+        self._runs = [_run(graph, weights, target, program.interface.inputs, hoists) for graph, weights in parts]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -150,19 +158,24 @@ class CompressedModule(nn.Module):
         return CompressedModule(self.program.copy(), self.target, self.recipe, self.report)
 
     def profile(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Seconds by operator of one call, see `stopwatch`; a compiled kernel's name ends in a star."""
+        """Seconds by operator of one call, see `stopwatch`; a compiled kernel's name ends in a star.
+
+        What is done once for all calls with the same text or other conditions is named so, behind a comma.
+        """
         inputs, _ = self.program.interface.flatten(args, kwargs)
-        execution = self._executions[self._step(inputs)]
         spent: dict[str, float] = {}
         with torch.no_grad():
-            for node, seconds in stopwatch(execution, inputs)(*inputs).items():
-                name = f"{name_of(node.target)}{'*' if node in execution.kernels else ''}"
-                spent[name] = spent.get(name, 0.0) + seconds
+            *before, each = self._runs[self._step(inputs)].calls(*inputs)
+            for execution, given in (each, *before):
+                once = "" if execution is each[0] else ", once"
+                for node, seconds in stopwatch(execution, given)(*given).items():
+                    name = f"{name_of(node.target)}{'*' if node in execution.kernels else ''}{once}"
+                    spent[name] = spent.get(name, 0.0) + seconds
         return spent
 
     def without_kernel(self) -> list[str]:
         """The quantized operators that the target has no kernel for: they run by their meaning, slowly."""
-        return self._executions[0].without_kernel()
+        return [name for execution in self._runs[0].executions for name in execution.without_kernel()]
 
     def without_replay(self) -> list[str]:
         """Why calls of the same shapes are not replayed, where that is so; known from the second one on."""

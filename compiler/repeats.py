@@ -34,30 +34,39 @@ Record = Callable[[Execution, Sequence[Tensor]], Recorded]
 class Repeats:
     """Runs an execution; inputs of the same shapes as the two calls before are served by a replay.
 
-    refusal  why no call is replayed, once that is known
+    refusal     why no call is replayed, once that is known
+    executions  the one that it runs, alone
     """
 
     def __init__(self, execution: Execution, record: Record) -> None:
-        self._execution, self._record = execution, record
+        self.execution, self._record = execution, record
         self._last: Any = None
         self._replay: Callable[..., list[Tensor]] | None = None
         self._lock = threading.Lock()
         names = [ops.name_of(n.target) or "" for n in execution.nodes]
         self.refusal = BY_NUMBERS if any(name.startswith(DECIDING) for name in names) else None
 
+    @property
+    def executions(self) -> list[Execution]:
+        return [self.execution]
+
+    def calls(self, *inputs: Tensor) -> list[tuple[Execution, Sequence[Tensor]]]:
+        """The executions that a call is made of, with what they take."""
+        return [(self.execution, inputs)]
+
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         ordinary = self.refusal is None and all(type(t) is Tensor for t in inputs) and not _in_a_capture(inputs)
         if not ordinary or not self._lock.acquire(blocking=False):  # another thread is at it
-            return self._execution(*inputs)
+            return self.execution(*inputs)
         try:
             shapes = [(t.shape, t.stride(), t.dtype) for t in inputs]
             if shapes != self._last:
                 self._last, self._replay = shapes, None
-                return self._execution(*inputs)
+                return self.execution(*inputs)
             if self._replay is not None:
                 return self._replay(*inputs)
             with torch.inference_mode(False), torch.no_grad():
-                found = self._record(self._execution, inputs)
+                found = self._record(self.execution, inputs)
             self._replay, self.refusal = found.replay, found.refusal
             return found.results
         finally:

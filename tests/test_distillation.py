@@ -168,7 +168,8 @@ def test_processes_train_one_student_together(tmp_path: Path) -> None:
 def test_a_compressed_teacher_runs_by_its_kernels(tmp_path: Path) -> None:
     model, runs = Small().eval(), []
     eight = aquatint.optimize(model, "w8a8", lambda m: [called(m) for _ in range(4)])
-    eight._runs[0] = lambda *inputs: runs.append(len(inputs)) or eight._executions[0](*inputs)
+    (execution,) = eight._runs[0].executions
+    eight._runs[0] = lambda *inputs: runs.append(len(inputs)) or execution(*inputs)
     options: dict[str, Any] = {"calibrate": called, "schooling": Schooling(50, rate=2e-3), "batch": 64, "folder": tmp_path}
     learned = aquatint.distill(model, scheduler(), "sfd", 1, teacher=eight, **options)
     assert len(runs) > 50 * 16

@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def kernels_of(small: aquatint.CompressedModule) -> set[str | None]:
-    return {name_of(node.target) for execution in small._executions for node in execution.kernels}
+    return {name_of(node.target) for run in small._runs for execution in run.executions for node in execution.kernels}
 
 
 def cast(value: Any, numbers: torch.dtype) -> Any:
@@ -53,7 +53,9 @@ def test_a_model_in_sixteen_bits(name: str, recipe: str, family: Family) -> None
     found = tensors_of(native(*args, **kwargs))
     assert native.without_kernel() == []
     assert ("aquatint::rotary" in kernels_of(native)) == (name in ("flux", "wan"))
-    assert any(n.kwargs.get("active") is not None for e in native._executions for n in e.kernels) == (name == "sd")
+    assert any(n.kwargs.get("active") is not None for r in native._runs for e in r.executions for n in e.kernels) == (
+        name == "sd"
+    )
     for own, meaning in zip(found, expected, strict=True):
         assert (own.float() - meaning.float()).norm() < 0.03 * meaning.float().norm()
     for again, first in zip(tensors_of(native(*args, **kwargs)), found, strict=True):
