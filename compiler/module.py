@@ -128,7 +128,9 @@ class CompressedModule(nn.Module):
         specs = self.program.interface.inputs
         given = ", ".join(f"{s.path} {list(t.shape)}" for s, t in zip(specs, inputs, strict=True))
         before = [f"{s.path} {list(s.example)}" for s, t in zip(specs, inputs, strict=True) if list(s.example) != list(t.shape)]
-        known = f"; it was captured with {', '.join(before)}, and takes the sizes that the model itself takes" if before else ""
+        known = (
+            f"; it was captured with {', '.join(before)}. If the model takes these sizes, calibrate with them" if before else ""
+        )
         return f"the program can't run on {given}{known} (inside: {error})"
 
     def save(self, path: str | Path) -> None:

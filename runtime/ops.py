@@ -400,7 +400,7 @@ ATEN_NAMES = frozenset(
     eq erf exp expand expand_as expm1 eye fill flatten flip floor floor_divide fmod full full_like gather ge gelu
     glu group_norm gt hardsigmoid hardswish hardtanh imag index index_select instance_norm isfinite isinf isnan item
     layer_norm le leaky_relu lerp linear linspace log log1p log2 log_softmax logical_and logical_not logical_or
-    logsumexp lt masked_fill matmul max max_pool2d maximum mean min minimum mish mm movedim mul nan_to_num narrow
+    logsumexp lt masked_fill matmul max max_pool2d maximum mean meshgrid min minimum mish mm movedim mul nan_to_num narrow
     native_group_norm native_layer_norm ne neg new_empty new_full new_ones new_zeros norm numpy_T ones ones_like
     outer pad permute pixel_shuffle pixel_unshuffle polar pow prelu prod real reciprocal reflection_pad1d
     reflection_pad2d relu relu6 remainder repeat repeat_interleave replication_pad2d replication_pad3d reshape

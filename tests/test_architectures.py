@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import aquatint
+from aquatint.compiler.errors import InputError
 from aquatint.runtime import target_named
 
 from .programs import with_exact_branch
@@ -49,6 +50,21 @@ def test_other_sizes_than_captured() -> None:
             y = torch.randn(shape)
             exact = model(y, 4).sample
             assert (small(y, 4).sample - exact).norm() < 0.05 * exact.norm()
+
+
+def test_positions_of_other_sizes() -> None:
+    """PixArt has a table of positions for the size in its configuration, and makes others anew."""
+    model, (args, kwargs) = build("pixart")
+    images = [torch.randn(2, 4, *size) for size in ((16, 16), (24, 16), (32, 8))]
+    table, made = (
+        aquatint.optimize(model, "w8a16", calibrate=lambda m, x=x: m(x, *args[1:], **kwargs)) for x in images[:2]
+    )  # fmt: skip
+    for x in images:
+        with torch.no_grad():
+            exact = model(x, *args[1:], **kwargs).sample
+        assert (made(x, *args[1:], **kwargs).sample - exact).norm() < 0.05 * exact.norm()
+    with pytest.raises(InputError, match=r"captured with hidden_states \[2, 4, 16, 16\]. If the model takes these sizes"):
+        table(images[1], *args[1:], **kwargs)
 
 
 def test_plain_tuple_and_tensor_times() -> None:
