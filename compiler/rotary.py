@@ -16,6 +16,7 @@ from aquatint.compiler.edit import ITEM, is_call
 from aquatint.runtime import ops
 
 END = 9223372036854775807  # of a slice
+FLATTEN = "aten::flatten.using_ints"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Turn:
     sin: fx.Node | None
     dtype: torch.dtype | None
     sizes: Sequence[Any] | None = None  # of x, where it may lie otherwise: samples, tokens, heads
+    halves: bool = False  # is a pair half a row apart?
 
 
 def rotated(graph: fx.Graph) -> fx.Graph:
@@ -36,8 +38,8 @@ def rotated(graph: fx.Graph) -> fx.Graph:
              %s = aten::stack.default([-%p.1, %p.0], -1);  %y = %n * %cos + %s flattened * %sin, in float32, cast
     After:   %y = aquatint::rotary(%x, %cos, %sin, @weight, eps=eps, dtype=...)
 
-    So are pairs that are scattered to where they came from, and pairs that are complex numbers. Without one it is `graph`
-    itself.
+    So are pairs that are scattered to where they came from, those that are complex numbers, and those that are half a row
+    apart. Without one it is `graph` itself.
     """
     if not any(_turn(n) for n in graph.nodes):
         return graph
@@ -57,13 +59,14 @@ def _rotary(graph: fx.Graph, turn: Turn) -> fx.Node:
         cos, sin = (
             graph.call_function(part, (turn.cos,)) for part in (torch.ops.aten.real.default, torch.ops.aten.imag.default)
         )
+    options: dict[str, Any] = {"dtype": turn.dtype, **({"halves": True} if turn.halves else {})}
     if _is_norm_of_rows(turn.x) and (turn.sizes is None or _has_heads(turn.x.args[0])):
         x, _, weight, eps = turn.x.args
-        return graph.call_function(ops.rotary, (x, cos, sin, weight), {"dtype": turn.dtype, "eps": eps})
+        return graph.call_function(ops.rotary, (x, cos, sin, weight), {**options, "eps": eps})
     x = turn.x
     if turn.sizes is not None:
         x = graph.call_function(torch.ops.aten.reshape.default, (x, [*turn.sizes, -1]))
-    return graph.call_function(ops.rotary, (x, cos, sin), {"dtype": turn.dtype})
+    return graph.call_function(ops.rotary, (x, cos, sin), options)
 
 
 def _turn(result: fx.Node) -> Turn | None:
@@ -71,20 +74,22 @@ def _turn(result: fx.Node) -> Turn | None:
 
 
 def _stacked(result: Any) -> Turn | None:
-    """x cos + stack(-b, a) sin in float32, cast: Flux, CogVideoX, HunyuanVideo."""
+    """x cos + stack(-b, a) sin in float32, cast: Flux, CogVideoX, HunyuanVideo; cat(-b, a): CogView4, Cosmos, OmniGen."""
     total, dtype = _cast(result)
     terms: Any = total.args if is_call(total, "aten::add.Tensor") else ()
     if len(terms) != 2 or not all(is_call(t, "aten::mul.Tensor") and _cast(t.args[0])[1] == torch.float32 for t in terms):
         return None
     (straight, cos), (across, sin) = (t.args for t in terms)
-    x, flat = _cast(straight)[0], _cast(across)[0]
-    stack: Any = flat.args[0] if is_call(flat, "aten::flatten.using_ints") and flat.args[1:] == (3,) else None
-    if not is_call(stack, "aten::stack.default"):
+    x, other = _cast(straight)[0], _cast(across)[0]
+    halves = is_call(other, "aten::cat.default")
+    joined: Any = other if halves else other.args[0] if is_call(other, FLATTEN) and other.args[1:] == (3,) else None
+    if not halves and not is_call(joined, "aten::stack.default"):
         return None
-    pair, axis = stack.args
+    pair, axis = joined.args
     if axis != -1 or len(pair) != 2 or not is_call(pair[0], "aten::neg.default"):
         return None
-    return Turn(x, cos, sin, dtype) if _pairs_of(pair[1], pair[0].args[0]) is x else None
+    pairs_of = _halves_of if halves else _pairs_of
+    return Turn(x, cos, sin, dtype, halves=halves) if pairs_of(pair[1], pair[0].args[0]) is x else None
 
 
 def _scattered(result: Any) -> Turn | None:
@@ -112,7 +117,7 @@ def _complex(result: Any) -> Turn | None:
     """Pairs as complex numbers times others, in float32, cast: Qwen-Image, Lumina."""
     back = is_call(result, "aten::type_as.default")
     flat, dtype = (result.args[0], None) if back else _cast(result)
-    real: Any = flat.args[0] if is_call(flat, "aten::flatten.using_ints") and flat.args[1:] == (3,) else None
+    real: Any = flat.args[0] if is_call(flat, FLATTEN) and flat.args[1:] == (3,) else None
     product: Any = real.args[0] if is_call(real, "aten::view_as_real.default") else None
     if not is_call(product, "aten::mul.Tensor") or not is_call(product.args[0], "aten::view_as_complex.default"):
         return None
@@ -132,20 +137,30 @@ def _cast(node: Any) -> tuple[Any, Any]:
     return None, None
 
 
-def _whole(pairs: Any) -> Any:
-    """What `pairs` (B, .., .., D / 2, 2) shows the numbers of by twos."""
+def _whole(pairs: Any, axis: int = -1) -> Any:
+    """What `pairs` (B, .., .., D / 2, 2) shows the numbers of by twos; with axis -2, (B, .., .., 2, D / 2), by halves."""
     shows = is_call(pairs, "aten::reshape.default") or is_call(pairs, "aten::view.default")
-    return pairs.args[0] if shows and len(pairs.args[1]) == 5 and pairs.args[1][-1] == 2 else None
+    return pairs.args[0] if shows and len(pairs.args[1]) == 5 and pairs.args[1][axis] == 2 else None
 
 
 def _pairs_of(first: Any, second: Any) -> Any:
     """What has these as the even and the odd numbers of its rows."""
-    if not all(is_call(n, ITEM) for n in (first, second)) or (first.args[1], second.args[1]) != (0, 1):
-        return None
-    unbind = first.args[0]
-    if unbind is not second.args[0] or not is_call(unbind, "aten::unbind.int") or unbind.args[1:] != (-1,):
-        return None
-    return _whole(unbind.args[0])
+    unbind = _parts_of(first, second)
+    return _whole(unbind.args[0]) if is_call(unbind, "aten::unbind.int") and unbind.args[1:] == (-1,) else None
+
+
+def _halves_of(first: Any, second: Any) -> Any:
+    """What has these as the halves of its rows."""
+    parts = _parts_of(first, second)
+    if is_call(parts, "aten::chunk.default"):
+        return parts.args[0] if parts.args[1:] == (2, -1) else None
+    return _whole(parts.args[0], -2) if is_call(parts, "aten::unbind.int") and parts.args[1:] == (-2,) else None
+
+
+def _parts_of(first: Any, second: Any) -> Any:
+    """What these are the first two results of."""
+    items = all(is_call(n, ITEM) for n in (first, second)) and (first.args[1], second.args[1]) == (0, 1)
+    return first.args[0] if items and first.args[0] is second.args[0] else None
 
 
 def _written(result: Any, start: int) -> tuple[Any, Any] | None:

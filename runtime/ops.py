@@ -171,18 +171,20 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *, format: str, scale:
 
 def _rotary(
     x: Tensor, cos: Tensor, sin: Tensor, weight: Tensor | None = None, *, dtype: torch.dtype | None = None,
-    eps: float | None = None,
+    eps: float | None = None, halves: bool = False,
 ) -> Tensor:  # fmt: skip
     """Rotary positions (RoFormer, arXiv 2104.09864) of x (B, T, heads, D), in float32, the result in `dtype` or as x.
 
     Neighbours (a, b) of a row turn by an angle: x cos + (-b, a) sin, for cos and sin (1, T, 1, D), or (1, T, 1, D / 2) by
-    pairs; for x (B, heads, T, D) they are (1, 1, T, ..). With `eps` an RMS norm of each row comes first, times weight (D,).
+    pairs; with `halves` a and b are half a row apart. For x (B, heads, T, D) they are (1, 1, T, ..). With `eps` an RMS norm
+    of each row comes first, times weight (D,).
     """
     dtype = dtype or x.dtype
-    cos, sin = (v.repeat_interleave(2, -1) if 2 * v.shape[-1] == x.shape[-1] else v for v in (cos, sin))
+    if 2 * cos.shape[-1] == x.shape[-1]:
+        cos, sin = (torch.cat([v, v], -1) if halves else v.repeat_interleave(2, -1) for v in (cos, sin))
     x = x if eps is None else F.rms_norm(x, x.shape[-1:], weight, eps)
-    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([-second, first], -1).flatten(-2)
+    first, second = x.chunk(2, -1) if halves else x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.cat([-second, first], -1) if halves else torch.stack([-second, first], -1).flatten(-2)
     return (x.float() * cos + turned.float() * sin).to(dtype)
 
 

@@ -15,6 +15,7 @@ struct RotaryCall {
     int rows, tokens, heads, width;
     int group;  // lanes that share a row: a power of two, eight numbers each
     int by_pairs;
+    int by_halves;  // a pair is half a row apart, and not neighbours
     float eps;  // below zero: no norm
 };
 

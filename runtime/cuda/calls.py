@@ -73,7 +73,7 @@ class RotaryCall(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("x", "cos", "sin", "weight", "y")),
-        *((name, ctypes.c_int) for name in ("rows", "tokens", "heads", "width", "group", "by_pairs")),
+        *((name, ctypes.c_int) for name in ("rows", "tokens", "heads", "width", "group", "by_pairs", "by_halves")),
         ("eps", ctypes.c_float),
     ]
 

@@ -22,15 +22,20 @@ class RotaryKernel:
 
     def __init__(
         self, engine: Engine, x: Any, cos: Any, sin: Any, weight: Tensor | None = None, *,
-        dtype: torch.dtype | None = None, eps: float | None = None,
+        dtype: torch.dtype | None = None, eps: float | None = None, halves: bool = False,
     ) -> None:  # fmt: skip
-        self.engine, self.dtype, self.eps = engine, dtype, -1.0 if eps is None else eps
+        self.engine, self.dtype, self.halves, self.eps = engine, dtype, halves, -1.0 if eps is None else eps
         self.weight = None if weight is None else weight.to(engine.device, torch.float32).contiguous()
         self.angles = [None if v is ops.Slot else v.to(engine.device) for v in (cos, sin)]
 
     def fits(self, x: Tensor, *angles: Tensor) -> bool:
         width = x.shape[-1]
-        possible = x.dim() == 4 and width % 8 == 0 and width <= WIDEST and x.dtype in self.engine.family.numbers
+        possible = (
+            x.dim() == 4
+            and width % (16 if self.halves else 8) == 0
+            and width <= WIDEST
+            and x.dtype in self.engine.family.numbers
+        )
         cos, sin = self._both(angles)
         return possible and self.dtype in (None, x.dtype) and cos.shape == sin.shape and _turns(x, cos) is not None
 
@@ -45,7 +50,7 @@ class RotaryKernel:
         launch, group = rotary_launch(rows, width)
         by_pairs = cos.shape[-1] < width
         call = RotaryCall(
-            at(x), at(cos), at(sin), at(self.weight), at(y), rows, tokens, heads, width, group, by_pairs, self.eps
+            at(x), at(cos), at(sin), at(self.weight), at(y), rows, tokens, heads, width, group, by_pairs, self.halves, self.eps
         )
         self.engine.launch(launch, [call], x.dtype)
         return y

@@ -89,7 +89,21 @@ class Complex(nn.Module):
         return torch.view_as_real(pairs * turns).flatten(3).type_as(x)
 
 
-@pytest.mark.parametrize("model", [Scattered(), Complex()], ids=lambda m: type(m).__name__)
+class Halves(nn.Module):
+    """Pairs that are half a row apart, as in CogView4; or, `chunked`, as language models write it."""
+
+    def __init__(self, chunked: bool) -> None:
+        super().__init__()
+        self.chunked = chunked
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, second = x.chunk(2, -1) if self.chunked else x.reshape(*x.shape[:-1], 2, -1).unbind(-2)
+        return (x.float() * cos + torch.cat([-second, first], -1).float() * sin).to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    "model", [Scattered(), Complex(), Halves(chunked=False), Halves(chunked=True)], ids=lambda m: type(m).__name__
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_forms_of_turns(model: nn.Module, dtype: torch.dtype) -> None:
     angles = torch.rand(1, 5, 1, 8).repeat_interleave(2, -1)

@@ -164,15 +164,16 @@ def check_rotary(
     eps: float | None,
     by_pairs: bool = False,
     inner: bool = False,
+    halves: bool = False,
 ) -> None:
-    """`inner`: heads come before tokens, as attention reads them."""
+    """`inner`: heads come before tokens, as attention reads them; `halves`: a pair is half a row apart."""
     shape = (heads, tokens) if inner else (tokens, heads)
     angles = torch.rand(1, *((1, tokens) if inner else (tokens, 1)), width // 2).to(target.device) * 6
     x, cos, sin = numbers(target, batch, *shape, width), angles.cos(), angles.sin()
     if not by_pairs:
-        cos, sin = cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
+        cos, sin = (torch.cat([v, v], -1) if halves else v.repeat_interleave(2, -1) for v in (cos, sin))
     weight = None if eps is None else torch.rand(width) + 0.5
-    options: dict[str, Any] = {"dtype": of(target), "eps": eps}
+    options: dict[str, Any] = {"dtype": of(target), "eps": eps, "halves": halves}
     run = kernel(target, "rotary", ops.Slot, ops.Slot, ops.Slot, weight, **options)
     assert run.fits(x, cos, sin)
     weights = None if weight is None else weight.to(x.device)
@@ -251,6 +252,8 @@ def check_all(target: Cuda) -> None:
     check_conv(target, (2, 48, 7, 9), 40, "int8", 8, stride=2)
     check_rotary(target, 2, 9, 3, 72, 1e-6)
     check_rotary(target, 2, 9, 3, 72, None, by_pairs=True, inner=True)
+    check_rotary(target, 2, 9, 3, 80, 1e-6, halves=True)
+    check_rotary(target, 2, 9, 3, 64, None, by_pairs=True, halves=True)
     check_moments(target, (2, 60, 7, 9), 5, last=True)
     check_moments(target, (2, 60, 7, 9), 5, last=False)
     check_fixed_vectors(target, 20, 192, 136)

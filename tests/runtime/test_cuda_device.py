@@ -95,6 +95,8 @@ def test_moments(target: Cuda, last: bool) -> None:
 def test_rotary(target: Cuda, width: int, eps: float | None) -> None:
     cuda_checks.check_rotary(target, 2, 1000, 24, width, eps)
     cuda_checks.check_rotary(target, 2, 1000, 24, width, eps, by_pairs=True, inner=True)
+    if width % 16 == 0:
+        cuda_checks.check_rotary(target, 2, 1000, 24, width, eps, inner=True, halves=True)
 
 
 def test_fixed_vectors(target: Cuda) -> None:

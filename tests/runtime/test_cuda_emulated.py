@@ -105,12 +105,14 @@ def test_moments(family: Family, batch: int, width: int, groups: int, size: tupl
 @given(
     family=OTHERS, batch=st.integers(1, 2), tokens=st.integers(1, 9), heads=st.integers(1, 5),
     width=st.sampled_from([8, 40, 64, 72, 128, 256]), eps=st.sampled_from([None, 1e-6]),
-    by_pairs=st.booleans(), inner=st.booleans(), order=ORDERS,
+    by_pairs=st.booleans(), inner=st.booleans(), halves=st.booleans(), order=ORDERS,
 )  # fmt: skip
 def test_rotary(
-    family: Family, batch: int, tokens: int, heads: int, width: int, eps: float | None, by_pairs: bool, inner: bool, order: int
-) -> None:
-    cuda_checks.check_rotary(emulated(family, order), batch, tokens, heads, width, eps, by_pairs, inner)
+    family: Family, batch: int, tokens: int, heads: int, width: int, eps: float | None, by_pairs: bool, inner: bool,
+    halves: bool, order: int,
+) -> None:  # fmt: skip
+    halves = halves and width % 16 == 0
+    cuda_checks.check_rotary(emulated(family, order), batch, tokens, heads, width, eps, by_pairs, inner, halves)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
