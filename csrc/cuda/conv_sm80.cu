@@ -1,11 +1,27 @@
 // Convolutions as implicit products: a token is a pixel of the output, and K goes over the taps, channels within.
 //
 // y (B H' W', O) of codes (B, H, W, C) with a scale for each pixel and a weight (O, kh, kw, C) with one for each output and
-// tap; so each tap is a sum of integers, which is scaled and joins a sum in float32.
+// tap; so each tap is a sum of integers, which is scaled and joins a sum in float32. Where both are codes of 4 bits with a scale
+// for each 64 of them, it is a product of groups, one tap's behind the other's.
 #include "cuda/conv_call.h"
 #include "cuda/product_sm80.h"
 
 namespace aquatint {
+
+// What the pixels that the taps see give to the branch, each through its own tap.
+__device__ inline uint4 branch_by_taps(const ConvCall& call, int row, int rank) {
+    ConvCall::Place place = call.place(row);
+    int taps = call.kernel_height * call.kernel_width;
+    Eight sum(0.0f);
+    for (int tap = 0; tap < taps; ++tap) {
+        int pixel = call.seen(place, tap);
+        if (pixel < 0) continue;
+        Eight h(call.h + (int64_t(pixel) * taps + tap) * call.rank + rank);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sum.v[i] += h.v[i];
+    }
+    return sum.numbers();
+}
 
 template <int Bits>
 struct ByTap {
@@ -67,30 +83,59 @@ struct ByTap {
 
     __device__ float row_scale(int) const { return 1.0f; }
 
-    // What the pixels that the taps see give, each through its own tap.
-    __device__ uint4 branch(int row, int rank) const {
-        ConvCall::Place place = call.place(row);
-        int taps = call.kernel_height * call.kernel_width;
-        Eight sum(0.0f);
-        for (int tap = 0; tap < taps; ++tap) {
-            int pixel = call.seen(place, tap);
-            if (pixel < 0) continue;
-            Eight h(call.h + (int64_t(pixel) * taps + tap) * call.rank + rank);
-#pragma unroll
-            for (int i = 0; i < 8; ++i) sum.v[i] += h.v[i];
-        }
-        return sum.numbers();
+    __device__ uint4 branch(int row, int rank) const { return branch_by_taps(call, row, rank); }
+};
+
+struct ByTapGroup : Groups<EachGroup> {
+    static constexpr int kRows = kTile * 8 / kThreads;
+
+    const ConvCall& call;
+    int m, n;
+    ConvCall::Place rows[kRows], token;
+
+    __device__ ByTapGroup(const ConvCall& call, int m, int n) : call(call), m(m), n(n) {
+        token = call.place(m * kTile + int(threadIdx.x) % kTile);
+        for (int i = 0; i < kRows; ++i) rows[i] = call.place(m * kTile + int(threadIdx.x) / 8 + i * (kThreads / 8));
     }
+
+    // The place of a group of codes that is seen from there, counted over the whole image, or -1.
+    __device__ int64_t seen(const ConvCall::Place& from, int group) const {
+        int tap = group / call.depths;
+        int pixel = tap < call.kernel_height * call.kernel_width ? call.seen(from, tap) : -1;
+        return pixel < 0 ? -1 : int64_t(pixel) * call.depths + group - tap * call.depths;
+    }
+
+    __device__ void fetch(uint8_t* stage, int depth) {
+        int chunk = threadIdx.x % 8;
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+            int64_t place = seen(rows[i], depth * kGroups + chunk / 2);
+            const uint8_t* from = place < 0 ? call.codes : call.codes + place * 32 + chunk % 2 * 16;
+            copy_16(stage + swizzled(threadIdx.x / 8 + i * (kThreads / 8), chunk), from, place >= 0);
+        }
+        fetch_weight<kBlock>(stage + kTokens, call, n, depth);
+        if (threadIdx.x >= kTile) return;
+#pragma unroll
+        for (int i = 0; i < kGroups; ++i) {
+            int64_t place = seen(token, depth * kGroups + i);
+            own[i] = place < 0 ? 0.0f : EachGroup::of_group(call, place);
+        }
+    }
+
+    __device__ float row_scale(int) const { return 1.0f; }
+
+    __device__ uint4 branch(int row, int rank) const { return branch_by_taps(call, row, rank); }
 };
 
 }  // namespace aquatint
 
-#define AQ_CONV(bits, slices)                                                                                                \
+#define AQ_CONV(name, operands, slices)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                                     \
-        conv_w##bits##a8_s##slices(const __grid_constant__ aquatint::ConvCall call) {                                        \
-        aquatint::product<aquatint::ByTap<bits>, slices>(call);                                                              \
+        name##_s##slices(const __grid_constant__ aquatint::ConvCall call) {                                                  \
+        aquatint::product<aquatint::operands, slices>(call);                                                                 \
     }
-#define AQ_CONVS(bits) AQ_CONV(bits, 0) AQ_CONV(bits, 2) AQ_CONV(bits, 4)
+#define AQ_CONVS(name, operands) AQ_CONV(name, operands, 0) AQ_CONV(name, operands, 2) AQ_CONV(name, operands, 4)
 
-AQ_CONVS(4)
-AQ_CONVS(8)
+AQ_CONVS(conv_w4a8, ByTap<4>)
+AQ_CONVS(conv_w8a8, ByTap<8>)
+AQ_CONVS(conv_w4a4, ByTapGroup)

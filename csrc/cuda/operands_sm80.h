@@ -93,29 +93,15 @@ struct ByRow {
 // A block of a weight: four times 64 along K as registers of A, [64 along K][64 outputs][part][lane], and behind them their
 // scales, [64 along K][64 outputs][part][..]. A stage has a word of scales for each token and 64 along K.
 template <class Scaling>
-struct ByGroup {
+struct Groups {
     using Sum = float;
     using Word = typename Scaling::Word;
     static constexpr bool kScaled = Scaling::kScaled;
     static constexpr int kGroups = 4, kCodes = kTile * 128, kBlock = kCodes + kGroups * kTile * Scaling::kWeightBytes;
     static constexpr int kScales = kTokens + kBlock, kStage = kScales + kGroups * kTile * 4;
 
-    const ProductCall& call;
-    int m, n;
     Warp warp = {};
     Word own[kGroups] = {};  // the scales of a token, on their way to the stage
-
-    __device__ void fetch(uint8_t* stage, int depth) {
-        fetch_tokens(stage, call, m * kTile, call.k / 2, depth);
-        fetch_weight<kBlock>(stage + kTokens, call, n, depth);
-        if (threadIdx.x >= kTile) return;
-        int token = m * kTile + int(threadIdx.x);
-#pragma unroll
-        for (int i = 0; i < kGroups; ++i) {
-            int group = depth * kGroups + i;
-            own[i] = token < call.m && group < call.k / 64 ? Scaling::of_token(call, token, group) : Word(0);
-        }
-    }
 
     __device__ void settle(uint8_t* stage) const {
         if (threadIdx.x >= kTile) return;
@@ -149,6 +135,27 @@ struct ByGroup {
             }
         }
     }
+};
+
+template <class Scaling>
+struct ByGroup : Groups<Scaling> {
+    using Base = Groups<Scaling>;
+    const ProductCall& call;
+    int m, n;
+
+    __device__ ByGroup(const ProductCall& call, int m, int n) : call(call), m(m), n(n) {}
+
+    __device__ void fetch(uint8_t* stage, int depth) {
+        fetch_tokens(stage, call, m * kTile, call.k / 2, depth);
+        fetch_weight<Base::kBlock>(stage + kTokens, call, n, depth);
+        if (threadIdx.x >= kTile) return;
+        int token = m * kTile + int(threadIdx.x);
+#pragma unroll
+        for (int i = 0; i < Base::kGroups; ++i) {
+            int group = depth * Base::kGroups + i;
+            this->own[i] = token < call.m && group < call.k / 64 ? Scaling::of_token(call, token, group) : 0;
+        }
+    }
 
     __device__ float row_scale(int row) const { return Scaling::of_row(call, row); }
 
@@ -162,8 +169,12 @@ struct EachGroup {
     static constexpr bool kScaled = true;
     static constexpr int kWeightBytes = 2;
 
+    __device__ static float of_group(const ProductCall& call, int64_t place) {
+        return __bfloat162float(static_cast<const __nv_bfloat16*>(call.x_scales)[place]);
+    }
+
     __device__ static float of_token(const ProductCall& call, int token, int group) {
-        return __bfloat162float(static_cast<const __nv_bfloat16*>(call.x_scales)[int64_t(token) * (call.k / 64) + group]);
+        return of_group(call, int64_t(token) * (call.k / 64) + group);
     }
 
     __device__ static float2 of_tokens(const float* scales, int lane) {

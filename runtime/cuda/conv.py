@@ -16,12 +16,12 @@ from aquatint.runtime.cuda.calls import ACTIVATIONS, ConvCall
 from aquatint.runtime.cuda.engine import Engine
 from aquatint.runtime.cuda.launch import OUTPUTS, slices_for
 from aquatint.runtime.cuda.operands import finished, put_epilogue, ready, there
-from aquatint.runtime.cuda.pack import TILE, packed_bytes, packed_nibbles, packed_up
+from aquatint.runtime.cuda.pack import TILE, packed_bytes, packed_groups, packed_nibbles, packed_up
 from aquatint.runtime.layout import at, output_size
 
 
 class ConvKernel:
-    """aquatint::conv2d of 8-bit pixels by weights of 4 or 8 bits; called with codes, scales and h, gate, residual."""
+    """aquatint::conv2d of pixels and weights of 4 or 8 bits; called with codes, scales and h, gate, residual."""
 
     def __init__(
         self, engine: Engine, codes: Any, scales: Any, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
@@ -35,8 +35,9 @@ class ConvKernel:
         self.geometry = list(weight.shape[1:3]), stride, padding, dilation
         self.rank = up.shape[1] if up is not None and self.branch else 0
         whole, place = ceil(self.n / OUTPUTS) * OUTPUTS, engine.device
-        self.weight, by_tap = packed_taps(weight.to(place), weight_scales.to(place), formats[1], whole)
-        self.scales = F.pad(by_tap, (0, 0, 0, whole - self.n)).T.contiguous()
+        self.width = format_named(formats[0]).group or TILE  # channels that are scaled, or multiplied, at once
+        self.weight, by_tap = packed_taps(weight.to(place), weight_scales.to(place), formats, whole)
+        self.scales = None if by_tap is None else F.pad(by_tap, (0, 0, 0, whole - self.n)).T.contiguous()
         self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.n))
         self.up = packed_up(up.to(place, dtype), whole, slices_for(self.rank)) if up is not None and self.branch else None
         pairs = {name: (ctypes.c_int * 2)(*pair) for name, pair in zip(("stride", "padding", "dilation"), self.geometry[1:])}  # noqa: B905
@@ -51,7 +52,8 @@ class ConvKernel:
 
     def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
         codes, scales = ready(codes), ready(scales)
-        batch, height, width, channels = codes.shape
+        batch, height, width, pitch = codes.shape
+        channels = pitch * 8 // format_named(self.formats[0]).bits
         out_height, out_width = output_size(codes.shape[1:3], *self.geometry)
         y = torch.empty(batch, out_height, out_width, self.n, dtype=self.numbers, device=codes.device)
         m = batch * out_height * out_width
@@ -64,16 +66,22 @@ class ConvKernel:
         call.codes, call.x_scales, call.h, call.y, call.m = at(codes), at(scales), at(h), at(y), m
         kept = put_epilogue(call, others, y.shape, self.numbers, axis=-3)
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
-        call.channels, call.depths = channels, ceil(channels / TILE)
+        call.channels, call.depths = pitch, ceil(channels / self.width)
         call.height, call.width, call.out_height, call.out_width = height, width, out_height, out_width
         self.engine.launch(plan.launch, [call], self.numbers)
         image = y.permute(0, 3, 1, 2)
         return image if kept is not None else finished(image, *others)
 
 
-def packed_taps(weight: Tensor, scales: Tensor, format: str, outputs: int) -> tuple[Tensor, Tensor]:
-    """A weight (O, kh, kw, C) as a product's, each tap filled up to whole tiles, and its scales (O, kh kw)."""
-    number = format_named(format)
+def packed_taps(weight: Tensor, scales: Tensor, formats: tuple[str, str], outputs: int) -> tuple[Tensor, Tensor | None]:
+    """A weight (O, kh, kw, C) as a product's, and its scales (O, kh kw).
+
+    Each tap is filled up to whole tiles; where activations have groups too, taps follow each other, and each group's scale is
+    in the weight.
+    """
+    number = format_named(formats[1])
+    if format_named(formats[0]).group:
+        return packed_groups(weight.flatten(1), scales.flatten(1), outputs), None
     if number.bits == 8:
         return packed_bytes(F.pad(weight, (0, -weight.shape[-1] % TILE)).flatten(1), outputs), scales[..., 0].flatten(1)
     rows, groups = number.split_scales(scales)

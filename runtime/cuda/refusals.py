@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from aquatint.runtime.cuda.launch import COLUMNS, Family
-from aquatint.runtime.cuda.sm80 import W4A8, W8A8
+from aquatint.runtime.cuda.sm80 import W4A4, W4A8, W8A8
 
 MOST_RANKS = 64  # of a product
-CONV_FORMATS = (W4A8, W8A8)
+CONV_FORMATS = (W4A8, W8A8, W4A4)
 GEMV_WEIGHTS = ("int4-g64", "int4-g64-whole", "int8")
 
 

@@ -69,12 +69,16 @@ def gemv_plan(m: int, n: int, bits: int) -> Launch:
 def conv_plan(
     m: int, n: int, channels: int, taps: int, formats: tuple[str, str], rank: int, most: int = SHARED["sm80"]
 ) -> ProductPlan:
-    """A convolution with m pixels of output: a product whose depth is the taps, each in whole tiles of channels."""
+    """A convolution with m pixels of output: a product whose depth is the taps, each in whole tiles of channels.
+
+    Codes that are scaled by groups follow each other over the taps, and only the last tile is filled up.
+    """
     m_tiles, n_tiles = ceil(m / TOKENS), ceil(n / OUTPUTS)
-    kind = PRODUCTS[formats]
-    shared = _stages(kind.stage + TOKENS * 4, most)
+    kind, by_group = PRODUCTS[formats], formats == W4A4
+    shared = _stages(kind.stage + (0 if by_group else TOKENS * 4), most)
     launch = Launch("conv_sm80", f"conv_{kind.name}_s{slices_for(rank)}", m_tiles * n_tiles, 256, shared)
-    return ProductPlan(launch, TOKENS, m_tiles, n_tiles, taps * ceil(channels / kind.depth))
+    k_tiles = ceil(taps * channels / kind.depth) if by_group else taps * ceil(channels / kind.depth)
+    return ProductPlan(launch, TOKENS, m_tiles, n_tiles, k_tiles)
 
 
 def _stages(stage: int, most: int) -> int:

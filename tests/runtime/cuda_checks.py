@@ -12,6 +12,8 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
+from aquatint.runtime.cuda.refusals import CONV_FORMATS
+from aquatint.runtime.cuda.sm80 import W8A8
 from aquatint.runtime.cuda.target import Cuda
 
 
@@ -110,30 +112,30 @@ def check_product(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str]
 
 
 def check_conv(
-    target: Cuda, image: tuple[int, int, int, int], n: int, format: str, rank: int, stride: int = 1, padding: int = 1,
-    dilation: int = 1, kernel_size: tuple[int, int] = (3, 3),
+    target: Cuda, image: tuple[int, int, int, int], n: int, formats: tuple[str, str], rank: int, stride: int = 1,
+    padding: int = 1, dilation: int = 1, kernel_size: tuple[int, int] = (3, 3),
 ) -> None:  # fmt: skip
     """An image (B, C, H, W), a bias, a residual for each sample (as a time embedding is) and a branch of `rank`."""
     channels, taps = image[1], kernel_size[0] * kernel_size[1]
     x, weight, bias = numbers(target, *image), torch.randn(n, *kernel_size, channels) / (taps * channels) ** 0.5, torch.randn(n)
-    stored = format_named(format).encode(weight)
+    stored = format_named(formats[1]).encode(weight)
     down = torch.randn(taps * rank, channels) / channels**0.5 if rank else None
     up = torch.randn(n, rank).bfloat16().float() * 0.1 if rank else None
-    by_kernel = target.lower("aquatint::quantize", (ops.Slot, None, down), {"format": "int8", "axis": 1})
+    by_kernel = target.lower("aquatint::quantize", (ops.Slot, None, down), {"format": formats[0], "axis": 1})
     down = None if down is None else down.to(x.device)
-    codes, scales, *h = by_kernel(x) if by_kernel else ops.quantize(x, None, down, format="int8", axis=1)
+    codes, scales, *h = by_kernel(x) if by_kernel else ops.quantize(x, None, down, format=formats[0], axis=1)
     residual = numbers(target, image[0], n, 1, 1)
     geometry = {"stride": [stride] * 2, "padding": [padding] * 2, "dilation": [dilation] * 2}
-    options: dict[str, Any] = {"formats": ("int8", format), "dtype": of(target), "activation": "silu", **geometry}
+    options: dict[str, Any] = {"formats": formats, "dtype": of(target), "activation": "silu", **geometry}
     run = kernel(
         target, "conv2d", ops.Slot, ops.Slot, *stored, bias, ops.Slot if rank else None, up, residual=ops.Slot, **options
     )  # fmt: skip
     assert run.fits(codes, scales, *h, residual)
     y = run(codes, scales, *h, residual)
     place = x.device
-    kernel_weight = decoded(format, *stored).to(place).float()
+    kernel_weight = decoded(formats[1], *stored).to(place).float()
     exact = ops.convolved(
-        decoded("int8", codes, scales).float(), kernel_weight, bias.to(place), h[0] if rank else None,
+        decoded(formats[0], codes, scales).float(), kernel_weight, bias.to(place), h[0] if rank else None,
         None if up is None else up.to(place), dtype=torch.float32, activation="silu", residual=residual, **geometry,
     ).double()  # fmt: skip
     assert y.shape == exact.shape
@@ -247,9 +249,9 @@ def check_all(target: Cuda) -> None:
         check_norm(target, 9, 576, "silu", number)
     for number in ("int4-g64", "int4-g64-whole", "int8"):
         check_gemv(target, 5, 192, 40, number, "silu")
-    for number in ("int8", "int4-g64-whole"):
-        check_conv(target, (2, 64, 7, 9), 40, number, 8)
-    check_conv(target, (2, 48, 7, 9), 40, "int8", 8, stride=2)
+    for formats in (f for f in CONV_FORMATS if f in family.products):
+        check_conv(target, (2, 64, 7, 9), 40, formats, 8)
+    check_conv(target, (2, 48, 7, 9), 40, W8A8, 8, stride=2)
     check_rotary(target, 2, 9, 3, 72, 1e-6)
     check_rotary(target, 2, 9, 3, 72, None, by_pairs=True, inner=True)
     check_rotary(target, 2, 9, 3, 80, 1e-6, halves=True)

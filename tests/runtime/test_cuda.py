@@ -21,7 +21,7 @@ from aquatint.runtime.cuda.pack import (
     packed_nibbles,
     packed_up,
 )  # fmt: skip
-from aquatint.runtime.cuda.refusals import product_refusal, quantize_refusal
+from aquatint.runtime.cuda.refusals import CONV_FORMATS, product_refusal, quantize_refusal
 from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120
 from aquatint.runtime.cuda.sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan
 from aquatint.runtime.cuda.target import FAMILIES, cuda
@@ -146,6 +146,18 @@ def test_launches_since_ampere() -> None:
     for family, shared in FAMILIES.values():
         for formats in family.products:
             assert family.product(4608, 3072, 3072, formats, 64, 84, None).launch.shared <= shared
+            if formats in CONV_FORMATS:
+                assert family.conv(4096, 320, 320, 9, formats, 8).launch.shared <= shared
+
+
+def test_launches_of_convolutions() -> None:
+    for formats, kernel, shared, depths in (
+        (FOUR, "conv_w4a8_s2", 50688, 27), (("int8", "int8"), "conv_w8a8_s2", 66560, 27),
+        (("int4-g64", "int4-g64"), "conv_w4a4_s2", 71680, 12),
+    ):  # fmt: skip
+        plan = SM80.conv(4096, 320, 320, 9, formats, 8)
+        assert (plan.launch.kernel, plan.launch.shared, plan.launch.grid) == (kernel, shared, 32 * 3)
+        assert (plan.m_tiles, plan.n_tiles, plan.k_tiles) == (32, 3, depths), "320 channels are three tiles, or five groups"
 
 
 @pytest.mark.parametrize("k", [16, 256, 1152, 2240, 3072, 12288, 15360, 25600])

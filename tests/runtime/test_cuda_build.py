@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aquatint.runtime.cuda.launch import NUMBERS, Family
+from aquatint.runtime.cuda.refusals import CONV_FORMATS
 from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120
 from aquatint.runtime.cuda.sm90 import SM90
 
@@ -46,6 +47,10 @@ def test_every_kernel_that_a_plan_can_ask_for_was_compiled(family: Family) -> No
     launches += [
         family.product(m, 3072, 3072, formats, rank, 132, None).launch
         for rank in (0, 8, 32, 40, 64) for m in range(1, 6000, 97) for formats in family.products
+    ]  # fmt: skip
+    launches += [
+        family.conv(m, 320, 320, 9, formats, rank).launch
+        for rank in (0, 8, 32, 64) for m in (1, 4096) for formats in family.products if formats in CONV_FORMATS
     ]  # fmt: skip
     for sm in TARGETS[family.name]:
         for numbers in family.numbers:

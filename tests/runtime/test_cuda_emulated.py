@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aquatint.runtime.cuda.launch import Family
 from aquatint.runtime.cuda.refusals import CONV_FORMATS, GEMV_WEIGHTS
-from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120
+from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120, W8A8
 from aquatint.runtime.cuda.sm90 import SM90, TOKENS
 from tests.runtime import cuda_checks
 from tests.runtime.emulated import BUILT, emulated, half
@@ -80,10 +80,10 @@ def test_convolution(
     family: Family, batch: int, size: tuple[int, int], channels: int, n: int, rank: int, kernel: tuple[int, int], stride: int,
     padding: int, dilation: int, order: int, data: st.DataObject,
 ) -> None:  # fmt: skip
-    number = data.draw(st.sampled_from([formats[1] for formats in CONV_FORMATS]))
+    formats = data.draw(st.sampled_from([formats for formats in CONV_FORMATS if formats in family.products]))
     assume(all(length + 2 * padding > (taps - 1) * dilation for length, taps in zip(size, kernel, strict=True)))
-    image = (batch, channels * (16 if number == "int8" else 64) if channels < 5 else 64 * (channels - 4), *size)
-    cuda_checks.check_conv(emulated(family, order), image, 8 * n, number, rank, stride, padding, dilation, kernel)
+    image = (batch, channels * (16 if formats == W8A8 else 64) if channels < 5 else 64 * (channels - 4), *size)
+    cuda_checks.check_conv(emulated(family, order), image, 8 * n, formats, rank, stride, padding, dilation, kernel)
 
 
 @given(family=OTHERS, m=st.integers(1, 40), k=st.integers(1, 10), n=st.integers(1, 50), order=ORDERS, data=st.data())
@@ -121,7 +121,7 @@ def test_fixed_vectors(family: Family) -> None:
 
 
 def test_codes_that_are_not_in_order() -> None:
-    cuda_checks.check_conv(emulated(SM80), (2, 64, 6, 5), 24, "int8", 16)  # 144 ranks: quantized by its meaning
+    cuda_checks.check_conv(emulated(SM80), (2, 64, 6, 5), 24, W8A8, 16)  # 144 ranks: quantized by its meaning
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
