@@ -31,10 +31,13 @@ ERASED = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_con
 NEAR = {torch.bfloat16: 2e-2, torch.float16: 3e-3}  # of the output: a few roundings, where a random number would be far more
 # Second names of operators, with the same overloads.
 SAME = {
-    "absolute": "abs", "arctan2": "atan2", "clip": "clamp", "concatenate": "cat", "divide": "div", "fix": "trunc",
-    "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "moveaxis": "movedim", "multiply": "mul",
-    "negative": "neg", "not_equal": "ne", "special_expit": "sigmoid", "subtract": "sub",
+    "__and__": "bitwise_and", "__or__": "bitwise_or", "__xor__": "bitwise_xor", "absolute": "abs", "arctan2": "atan2",
+    "clip": "clamp", "concatenate": "cat", "divide": "div", "fix": "trunc", "greater": "gt", "greater_equal": "ge",
+    "less": "lt", "less_equal": "le", "moveaxis": "movedim", "multiply": "mul", "negative": "neg", "not_equal": "ne",
+    "special_expit": "sigmoid", "subtract": "sub",
 }  # fmt: skip
+# What runs a part of the graph in a mode, and which of its arguments that part is.
+APART = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
 PASSED_THROUGH = {"dropout", "feature_dropout", "alpha_dropout", "detach", "alias", "lift_fresh_copy", "lift_fresh"}
 
 
@@ -95,6 +98,7 @@ def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str
     for path, value in constants:
         if not isinstance(value, (bool, int, float, str, type(None))):
             raise CaptureError(f"argument {path} is a {type(value).__name__}; a program takes tensors and plain constants")
+    _inline(exported.graph_module)
     graph, weights, shapes = _converted(exported)
     batch = next((shape[0] for shape in shapes if len(shape) > 1), None)
     inputs = tuple(
@@ -183,6 +187,25 @@ def _export(flat: _Flat, tensors: dict[str, Tensor]) -> torch.export.ExportedPro
             "  A model is captured by torch.export: control flow must not depend on the values of tensors."
         ) from error
     return exported
+
+
+def _inline(exported: fx.GraphModule) -> None:
+    """Bring back what torch.export puts in a module of its own: `with torch.autocast(.., enabled=False)`, `torch.no_grad()`."""
+    graph = exported.graph
+    for node in [n for n in graph.nodes if str(n.target) in APART]:
+        place = APART[str(node.target)]
+        part = exported.get_submodule(node.args[place].target)
+        _inline(part)  # type: ignore[arg-type]
+        if place == 4 and node.args[2]:
+            raise CaptureError("the model turns autocast on: compress it in the dtype that it is to run in, without autocast")
+        inputs = [n for n in part.graph.nodes if n.op == "placeholder"]  # type: ignore[union-attr]
+        with graph.inserting_before(node):
+            results = graph.graph_copy(part.graph, dict(zip(inputs, node.args[place + 1 :], strict=True)))  # type: ignore[arg-type]
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
+            graph.erase_node(user)
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
 
 
 def _mutates(node: fx.Node) -> bool:

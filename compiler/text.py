@@ -102,7 +102,7 @@ def _shown(value: Any) -> str:
     return repr(value)
 
 
-_TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<![\w.])[%@][\w.]+""")
+_TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<![\w.])(?:%\w+|@[^\s,()\[\]'"]+)""")
 
 
 def _read(source: str) -> Any:

@@ -395,23 +395,23 @@ PYTHON: dict[str, Callable[..., Any]] = {
 # Functional operators of ATen, whole (not decomposed). None reads a file, keeps a state or draws a random number.
 ATEN_NAMES = frozenset(
     """
-    _to_copy _unsafe_view abs adaptive_avg_pool2d add addcmul addmm all alias amax amin any arange argmax argmin
-    atan2 avg_pool2d baddbmm bitwise_and bitwise_not bitwise_or bmm broadcast_tensors cat celu ceil chunk clamp
-    clamp_max clamp_min clone complex concat constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d
-    conv_transpose2d conv_transpose3d copy cos cosh cumsum detach diagonal div einsum elu embedding empty empty_like
-    eq erf exp expand expand_as expm1 eye fill flatten flip floor floor_divide fmod full full_like gather ge gelu
-    glu group_norm gt hardsigmoid hardswish hardtanh imag index index_select instance_norm isfinite isinf isnan item
-    layer_norm le leaky_relu lerp linear linspace log log1p log2 log_softmax logical_and logical_not logical_or
-    logsumexp lt masked_fill matmul max max_pool2d maximum mean meshgrid min minimum mish mm movedim mul nan_to_num narrow
-    native_group_norm native_layer_norm ne neg new_empty new_full new_ones new_zeros norm numpy_T ones ones_like
-    outer pad permute pixel_shuffle pixel_unshuffle polar pow prelu prod real reciprocal reflection_pad1d
-    reflection_pad2d relu relu6 remainder repeat repeat_interleave replication_pad2d replication_pad3d reshape
-    rms_norm roll round rsqrt rsub scalar_tensor scaled_dot_product_attention scatter select select_scatter sigmoid
-    sign silu sin sinh slice slice_scatter softmax _softmax softplus sort split split_with_sizes sqrt square squeeze
-    stack std sub sum sym_numel sym_size sym_stride t tan tanh tensor_split tile to topk transpose tril triu
-    true_divide trunc type_as unbind unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest1d
-    upsample_nearest2d upsample_nearest3d upsample_nearest_exact2d upsample_trilinear3d var view view_as
-    view_as_complex view_as_real where zeros zeros_like
+    abs adaptive_avg_pool2d add addcmul addmm alias all amax amin any arange argmax argmin atan2 avg_pool2d baddbmm
+    bitwise_and bitwise_not bitwise_or bitwise_xor bmm broadcast_tensors broadcast_to cat cdist ceil celu chunk clamp clamp_max
+    clamp_min clone complex concat constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+    conv_transpose3d copy cos cosh cumsum detach diagonal div einsum elu embedding empty empty_like eq erf exp expand
+    expand_as expm1 eye fill flatten flip floor floor_divide fmod full full_like gather ge gelu glu group_norm gt
+    hardsigmoid hardswish hardtanh imag index index_put index_select instance_norm isfinite isinf isnan item layer_norm
+    le leaky_relu lerp linalg_vector_norm linear linspace log log1p log2 log_softmax logical_and logical_not logical_or
+    logsumexp lt masked_fill matmul max max_pool2d max_pool3d maximum mean meshgrid min minimum mish mm movedim mul
+    nan_to_num narrow native_group_norm native_layer_norm ne neg new_empty new_full new_ones new_zeros norm numpy_T ones
+    ones_like outer pad pad_sequence permute pixel_shuffle pixel_unshuffle polar pow prelu prod real reciprocal
+    reflection_pad1d reflection_pad2d relu relu6 remainder repeat repeat_interleave replication_pad2d replication_pad3d
+    reshape rms_norm roll round rsqrt rsub scalar_tensor scaled_dot_product_attention scatter select select_scatter
+    sigmoid sign silu sin sinh slice slice_scatter _softmax softmax softplus sort split split_with_sizes sqrt square
+    squeeze stack std sub sum sym_numel sym_size sym_stride t tan tanh tensor_split tile to _to_copy topk transpose tril
+    triu true_divide trunc type_as unbind unflatten _unsafe_view unsqueeze upsample_bicubic2d upsample_bilinear2d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_trilinear3d var view
+    view_as view_as_complex view_as_real _weight_norm where zeros zeros_like
     """.split()
 )
 

@@ -189,13 +189,66 @@ class HandWritten(nn.Module):
         return {"out": self.leave(h), "hidden": h}
 
 
+def auraflow() -> tuple[nn.Module, Call]:
+    from diffusers import AuraFlowTransformer2DModel
+
+    model = AuraFlowTransformer2DModel(
+        sample_size=16, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=32,
+        num_attention_heads=2, joint_attention_dim=48, caption_projection_dim=64, pos_embed_max_size=256,
+    )  # fmt: skip
+    return model, ((_image(),), {"encoder_hidden_states": _text(48), "timestep": torch.tensor([0.5, 0.9])})
+
+
+def cascade() -> tuple[nn.Module, Call]:
+    from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
+
+    model = StableCascadeUNet(
+        in_channels=4, out_channels=4, timestep_ratio_embedding_dim=16, conditioning_dim=64, block_out_channels=(64,),
+        num_attention_heads=(2,), down_num_layers_per_block=(1,), up_num_layers_per_block=(1,), clip_text_in_channels=48,
+        down_blocks_repeat_mappers=(1,), up_blocks_repeat_mappers=(1,), kernel_size=3, clip_text_pooled_in_channels=48,
+        clip_image_in_channels=40, clip_seq=2, switch_level=(), dropout=(0.1,), self_attn=True,
+        block_types_per_layer=(("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),),
+    )  # fmt: skip
+    text = {"clip_text_pooled": torch.randn(2, 1, 48), "clip_text": _text(48), "clip_img": torch.randn(2, 1, 40)}
+    return model, ((_image(),), {"timestep_ratio": torch.tensor([0.5, 0.9]), **text})
+
+
+def zimage() -> tuple[nn.Module, Call]:
+    """Lists of images and of texts; a part runs with autocast turned off; a parameter has a dash in its name."""
+    from diffusers import ZImageTransformer2DModel
+
+    model = ZImageTransformer2DModel(
+        in_channels=4, dim=64, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=48, axes_dims=[8, 12, 12],
+        axes_lens=[256, 64, 64],
+    )  # fmt: skip
+    images, texts = [torch.randn(4, 1, 16, 16) for _ in range(2)], [torch.randn(7, 48) for _ in range(2)]
+    return model, ((images, torch.tensor([0.5, 0.9]), texts), {})
+
+
 def hand_written() -> tuple[nn.Module, Call]:
     return HandWritten(), ((torch.randn(2, 10, 12),), {"strength": 0.5, "mask": torch.rand(2, 10) > 0.7})
 
 
 ZOO: dict[str, Callable[[], tuple[nn.Module, Call]]] = {
     f.__name__: f
-    for f in (unet2d, sd, sdxl, controlnet, dit, pixart, sana, sd3, flux, wan, kl_decoder, dc_decoder, hand_written)
+    for f in (
+        unet2d,
+        sd,
+        sdxl,
+        controlnet,
+        dit,
+        pixart,
+        sana,
+        sd3,
+        flux,
+        wan,
+        auraflow,
+        cascade,
+        zimage,
+        kl_decoder,
+        dc_decoder,
+        hand_written,
+    )
 }
 
 

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from aquatint.compiler.capture import Example, capture
 from aquatint.compiler.errors import CaptureError
+from aquatint.compiler.text import parse, text
 from tests.zoo import build
 
 
@@ -69,3 +70,46 @@ def test_second_names_are_the_first_ones() -> None:
     program = capture(SecondNames(), Example((torch.randn(2, 4, 8),), {}))
     packets = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
     assert {"aten.clamp.default", "aten.mul.Tensor", "aten.cat.default", "aten.gt.Scalar", "aten.trunc.default"} <= packets
+
+
+class Apart(nn.Module):
+    """Parts that torch.export sets apart, and a parameter whose name is no word."""
+
+    def __init__(self, autocast: bool) -> None:
+        super().__init__()
+        self.layers, self.autocast = nn.ModuleDict({"2-1": nn.Linear(8, 8)}), autocast
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocast):
+            y = self.layers["2-1"](x).double()
+            with torch.no_grad():
+                z = y.sin()
+        return (y + z).float(), z
+
+
+def test_parts_in_a_mode_of_their_own() -> None:
+    program = capture(Apart(autocast=False), Example((torch.randn(2, 8),)))
+    assert [site.name for site in program.sites] == ["layers.2-1"]
+    assert text(parse(text(program), program)) == text(program)
+    with pytest.raises(CaptureError, match="turns autocast on"):
+        capture(Apart(autocast=True), Example((torch.randn(2, 8),)))
+
+
+class Seldom(nn.Module):
+    """Operators that few models use."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest-exact")
+        rows, columns = torch.meshgrid(torch.arange(x.shape[2]), torch.arange(x.shape[3]), indexing="ij")
+        both = (rows > 1) & (columns > 2) | (rows == columns)
+        normed = torch.nn.functional.normalize(x, dim=1) + both.broadcast_to(x.shape).to(x.dtype)
+        apart = torch.cdist(normed.flatten(2), x.flatten(2)).mean((1, 2))
+        pooled = torch.nn.functional.max_pool3d(large.unsqueeze(1), (1, 2, 2)).squeeze(1)
+        return normed + pooled * apart[:, None, None, None]
+
+
+def test_operators_that_few_models_use() -> None:
+    model = Seldom()
+    program = capture(model, Example((torch.randn(2, 4, 6, 8),)))
+    x = torch.randn(3, 4, 10, 4)
+    assert torch.equal(program(x)[0], model(x))
