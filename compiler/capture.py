@@ -71,7 +71,8 @@ class _Flat(nn.Module):
 def capture(model: nn.Module, example: Example, name: str = "model", sampler: Mapping[str, Any] | None = None) -> Program:
     """`model` as a program for calls like `example`; sizes that may vary stay free.
 
-    The example's batch may be 1: it is doubled where the model allows it, since torch.export fixes sizes 0 and 1.
+    The example's batch may be 1: it is doubled where the model allows it, since torch.export fixes sizes 0 and 1. Where the
+    model fixes whatever batch it is given, the program takes the example's.
     Raises CaptureError naming the line of the model when it can't be exported, and when the program's outputs differ.
     """
     was_training = model.training
@@ -83,14 +84,15 @@ def capture(model: nn.Module, example: Example, name: str = "model", sampler: Ma
         model.train(was_training)
 
 
-def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str, Any] | None) -> Program:
-    example = Example(example.args, {k: v for k, v in example.kwargs.items() if k != RETURN_DICT})
+def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str, Any] | None, doubles: bool = True) -> Program:
+    given = example = Example(example.args, {k: v for k, v in example.kwargs.items() if k != RETURN_DICT})
     parameters = parameters_of(model)
     leaves = call_leaves(parameters, example.args, example.kwargs)
     tensors = {path: value for path, value in leaves if isinstance(value, Tensor)}
     if not tensors:
         raise CaptureError("the example call of the model has no tensor in it")
-    example, tensors, vectors = _batched(model, example, tensors, leaves)
+    own = tensors
+    example, tensors, vectors = _batched(model, example, tensors, leaves, doubles)
     flat = _Flat(model, example, list(tensors))
     expected = flat(*tensors.values())
     exported = _export(flat, tensors)
@@ -100,6 +102,8 @@ def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str
             raise CaptureError(f"argument {path} is a {type(value).__name__}; a program takes tensors and plain constants")
     _inline(exported.graph_module)
     graph, weights, shapes = _converted(exported)
+    if any(p in own and own[p].shape != t.shape and s[0] == 2 for (p, t), s in zip(tensors.items(), shapes, strict=True)):
+        return _capture(model, given, name, sampler, doubles=False)  # a model that fixes its batch fixes the caller's
     batch = next((shape[0] for shape in shapes if len(shape) > 1), None)
     inputs = tuple(
         InputSpec(path, str(t.dtype).removeprefix("torch."), shape, path in vectors or shape == (batch,), tuple(t.shape))
@@ -117,15 +121,17 @@ def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str
 
 
 def _batched(
-    model: nn.Module, example: Example, tensors: dict[str, Tensor], leaves: list[tuple[str, Any]]
+    model: nn.Module, example: Example, tensors: dict[str, Tensor], leaves: list[tuple[str, Any]], doubles: bool
 ) -> tuple[Example, dict[str, Tensor], set[str]]:
-    """The example with a batch of at least 2 and numbers turned into one entry a sample, as far as the model agrees."""
+    """The example with numbers turned into one entry a sample and, with `doubles`, a batch of at least 2, as far as the
+    model agrees."""
     full = {p: t for p, t in tensors.items() if t.dim() > 0}
     first = next(iter(full.values()), None)
     if first is None:
         return example, tensors, set()
-    batch = max(first.shape[0], 2)
-    doubled = {p: t.repeat(2, *[1] * (t.dim() - 1)) if first.shape[0] == 1 and t.shape[0] == 1 else t for p, t in full.items()}
+    doubles = doubles and first.shape[0] == 1
+    batch = 2 if doubles else first.shape[0]
+    doubled = {p: t.repeat(2, *[1] * (t.dim() - 1)) if doubles and t.shape[0] == 1 else t for p, t in full.items()}
     given = {p.name for p, _ in zip(parameters_of(model), example.args, strict=False)} | set(example.kwargs)
     numbers = {p: torch.as_tensor(v) for p, v in leaves if _is_number(v) and p.partition(".")[0] in given}
     vectors = {p: t.reshape(1).expand(batch).contiguous() for p, t in numbers.items()}

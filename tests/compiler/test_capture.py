@@ -113,3 +113,19 @@ def test_operators_that_few_models_use() -> None:
     program = capture(model, Example((torch.randn(2, 4, 6, 8),)))
     x = torch.randn(3, 4, 10, 4)
     assert torch.equal(program(x)[0], model(x))
+
+
+class FixesItsBatch(nn.Module):
+    """As Chroma does, with a list of as many numbers as there are samples."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        guidance = torch.tensor([0.5] * time.shape[0])
+        return x * guidance[:, None] + time[:, None]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_fixed_batch_is_the_callers(batch: int) -> None:
+    x, time = torch.randn(batch, 4), torch.rand(batch)
+    program = capture(FixesItsBatch(), Example((x, time)))
+    assert [spec.shape[0] for spec in program.interface.inputs] == [batch, batch]
+    assert torch.equal(program(x, time)[0], FixesItsBatch()(x, time))
