@@ -102,7 +102,10 @@ def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str
             raise CaptureError(f"argument {path} is a {type(value).__name__}; a program takes tensors and plain constants")
     _inline(exported.graph_module)
     graph, weights, shapes = _converted(exported)
-    if any(p in own and own[p].shape != t.shape and s[0] == 2 for (p, t), s in zip(tensors.items(), shapes, strict=True)):
+    doubled = [
+        s[0] for (p, t), s in zip(tensors.items(), shapes, strict=True) if own.get(p, t).shape[:1] == (1,) != t.shape[:1]
+    ]
+    if doubles and 2 in doubled:
         return _capture(model, given, name, sampler, doubles=False)  # a model that fixes its batch fixes the caller's
     batch = next((shape[0] for shape in shapes if len(shape) > 1), None)
     inputs = tuple(

@@ -148,7 +148,10 @@ class Held:
         self._known: tuple[_Known, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        return self._rest(*(inputs[i] for i in self._parts.others), *self._results(inputs))
+        held = self._results(inputs)
+        results = self._rest(*(inputs[i] for i in self._parts.others), *held)
+        places = {t.untyped_storage().data_ptr() for t in held}  # the caller may write into results
+        return [t.clone() if t.untyped_storage().data_ptr() in places else t for t in results]
 
     @property
     def refusal(self) -> str | None:

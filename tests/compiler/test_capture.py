@@ -129,3 +129,12 @@ def test_a_fixed_batch_is_the_callers(batch: int) -> None:
     program = capture(FixesItsBatch(), Example((x, time)))
     assert [spec.shape[0] for spec in program.interface.inputs] == [batch, batch]
     assert torch.equal(program(x, time)[0], FixesItsBatch()(x, time))
+
+
+def test_a_fixed_batch_and_a_number() -> None:
+    class Adds(nn.Module):
+        def forward(self, x: Tensor, time: Tensor) -> Tensor:
+            return x + torch.tensor([0.5] * x.shape[0])[:, None] * time.reshape(-1, 1)
+
+    program = capture(Adds(), Example((torch.randn(2, 4), torch.tensor(0.5))))
+    assert [spec.shape[0] for spec in program.interface.inputs] == [2, 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 import aquatint
 from aquatint.compiler.execution import Execution
@@ -87,6 +87,30 @@ def test_other_sizes_of_a_condition() -> None:
     for size in (7, 9, 1, 7):
         given = [x, time, torch.randn(2, size, text.shape[2])]
         assert torch.equal(small.run(given)[0], whole(*given)[0])
+
+
+class ShowsItsText(nn.Module):
+    """Returns what it makes of a text as it is, in the shape of x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.text = (nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)) for _ in range(2))
+
+    def forward(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        told = self.text(text)
+        return self.own(x) + told.mean(1, keepdim=True), told.view_as(x)
+
+
+def test_what_a_caller_may_write_into_is_not_held() -> None:
+    x, text = torch.randn(2, 5, 64), torch.randn(2, 5, 64)
+    small = aquatint.optimize(ShowsItsText().eval(), "w8a16", calibrate=lambda m: m(x, text))
+    held_of(small)
+    before = [t.clone() for t in small(x, text)]
+    for _ in range(4):
+        results = small(x, text)
+        assert all(map(torch.equal, results, before))
+        for result in results:
+            result.zero_()
 
 
 @pytest.mark.parametrize("name", ["dit", "unet2d"])
