@@ -173,7 +173,7 @@ error says that the program is right, not how good a trained model would look.
 *sizes* those with another height, width or length. *Free*: they come out near the model, and within {EXACT:g} of it where
 nothing is compressed. *Fixed*: at least one of them ends in an error that says so. A dash: none was tried. *Wrong*: an error
 above {FAR}, or anything else that should not be and that no error speaks of. Where such an error is none before compression
-and small in recipe w8a16, the program is right, and 4 bits are too few for these weights.
+and small in recipe w8a16, the program is right, and 4 bits are too few for these random weights.
 
 """
     (ROOT / "docs" / "architectures.md").write_text(head + tables(results))
