@@ -7,7 +7,7 @@ namespace aquatint {
 
 struct ConvCall : ProductCall {
     const float* tap_scales;  // of the weight, (taps, N), N as many as whole tiles have
-    int channels, depths;     // bytes of a pixel; tiles along K that they are, or groups of 64 codes
+    int channels, depths;     // bytes of a pixel; tiles along K that they are
     int height, width, out_height, out_width, kernel_height, kernel_width;
     int stride[2], padding[2], dilation[2];
 

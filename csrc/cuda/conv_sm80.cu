@@ -8,6 +8,19 @@
 
 namespace aquatint {
 
+// Where a thread's rows of a tile look from, 16 bytes of each, and the token whose scales it brings.
+struct Looking {
+    static constexpr int kRows = kTile * 8 / kThreads;
+
+    ConvCall::Place rows[kRows], token;
+
+    __device__ Looking(const ConvCall& call, int m) : token(call.place(m * kTile + int(threadIdx.x) % kTile)) {
+        for (int i = 0; i < kRows; ++i) rows[i] = call.place(m * kTile + int(threadIdx.x) / 8 + i * (kThreads / 8));
+    }
+
+    __device__ static int place(int row, int chunk) { return swizzled(threadIdx.x / 8 + row * (kThreads / 8), chunk); }
+};
+
 // What the pixels that the taps see give to the branch, each through its own tap.
 __device__ inline uint4 branch_by_taps(const ConvCall& call, int row, int rank) {
     ConvCall::Place place = call.place(row);
@@ -28,31 +41,27 @@ struct ByTap {
     using Sum = float;
     static constexpr bool kScaled = true;
     static constexpr int kScales = kTokens + Weight<Bits>::kBlock, kStage = kScales + kTile * 4;
-    static constexpr int kRows = kTile * 8 / kThreads;  // of which a thread fetches 16 bytes each
 
     const ConvCall& call;
     int m, n;
     Warp warp = {};
-    ConvCall::Place rows[kRows], token;
+    Looking from;
     float own = 0;  // the scale of what the token sees, on its way to the stage
     int sums[kParts][16] = {};
 
-    __device__ ByTap(const ConvCall& call, int m, int n) : call(call), m(m), n(n) {
-        token = call.place(m * kTile + int(threadIdx.x) % kTile);
-        for (int i = 0; i < kRows; ++i) rows[i] = call.place(m * kTile + int(threadIdx.x) / 8 + i * (kThreads / 8));
-    }
+    __device__ ByTap(const ConvCall& call, int m, int n) : call(call), m(m), n(n), from(call, m) {}
 
     __device__ void fetch(uint8_t* stage, int depth) {
         int tap = depth / call.depths, chunk = threadIdx.x % 8, byte = depth % call.depths * 128 + chunk * 16;
 #pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-            int pixel = byte < call.channels ? call.seen(rows[i], tap) : -1;
-            const uint8_t* from = pixel < 0 ? call.codes : call.codes + int64_t(pixel) * call.channels + byte;
-            copy_16(stage + swizzled(threadIdx.x / 8 + i * (kThreads / 8), chunk), from, pixel >= 0);
+        for (int i = 0; i < Looking::kRows; ++i) {
+            int pixel = byte < call.channels ? call.seen(from.rows[i], tap) : -1;
+            const uint8_t* codes = pixel < 0 ? call.codes : call.codes + int64_t(pixel) * call.channels + byte;
+            copy_16(stage + Looking::place(i, chunk), codes, pixel >= 0);
         }
         fetch_weight<Weight<Bits>::kBlock>(stage + kTokens, call, n, depth);
         if (threadIdx.x >= kTile) return;
-        int pixel = call.seen(token, tap);
+        int pixel = call.seen(from.token, tap);
         own = pixel < 0 ? 0.0f : static_cast<const float*>(call.x_scales)[pixel];
     }
 
@@ -86,39 +95,35 @@ struct ByTap {
     __device__ uint4 branch(int row, int rank) const { return branch_by_taps(call, row, rank); }
 };
 
+// Codes of 4 bits: groups of 64 follow each other over the taps, four a stage, wherever a tap ends.
 struct ByTapGroup : Groups<EachGroup> {
-    static constexpr int kRows = kTile * 8 / kThreads;
-
     const ConvCall& call;
-    int m, n;
-    ConvCall::Place rows[kRows], token;
+    int m, n, groups;  // of a pixel, of 32 bytes
+    Looking from;
 
-    __device__ ByTapGroup(const ConvCall& call, int m, int n) : call(call), m(m), n(n) {
-        token = call.place(m * kTile + int(threadIdx.x) % kTile);
-        for (int i = 0; i < kRows; ++i) rows[i] = call.place(m * kTile + int(threadIdx.x) / 8 + i * (kThreads / 8));
-    }
+    __device__ ByTapGroup(const ConvCall& call, int m, int n) : call(call), m(m), n(n), groups(call.channels / 32), from(call, m) {}
 
-    // The place of a group of codes that is seen from there, counted over the whole image, or -1.
-    __device__ int64_t seen(const ConvCall::Place& from, int group) const {
-        int tap = group / call.depths;
-        int pixel = tap < call.kernel_height * call.kernel_width ? call.seen(from, tap) : -1;
-        return pixel < 0 ? -1 : int64_t(pixel) * call.depths + group - tap * call.depths;
+    // The group that is seen from there, counted over the whole image, or -1.
+    __device__ int64_t seen(const ConvCall::Place& place, int group) const {
+        int tap = group / groups;
+        int pixel = tap < call.kernel_height * call.kernel_width ? call.seen(place, tap) : -1;
+        return pixel < 0 ? -1 : int64_t(pixel) * groups + group - tap * groups;
     }
 
     __device__ void fetch(uint8_t* stage, int depth) {
         int chunk = threadIdx.x % 8;
 #pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-            int64_t place = seen(rows[i], depth * kGroups + chunk / 2);
-            const uint8_t* from = place < 0 ? call.codes : call.codes + place * 32 + chunk % 2 * 16;
-            copy_16(stage + swizzled(threadIdx.x / 8 + i * (kThreads / 8), chunk), from, place >= 0);
+        for (int i = 0; i < Looking::kRows; ++i) {
+            int64_t group = seen(from.rows[i], depth * kGroups + chunk / 2);
+            const uint8_t* codes = group < 0 ? call.codes : call.codes + group * 32 + chunk % 2 * 16;
+            copy_16(stage + Looking::place(i, chunk), codes, group >= 0);
         }
         fetch_weight<kBlock>(stage + kTokens, call, n, depth);
         if (threadIdx.x >= kTile) return;
 #pragma unroll
         for (int i = 0; i < kGroups; ++i) {
-            int64_t place = seen(token, depth * kGroups + i);
-            own[i] = place < 0 ? 0.0f : EachGroup::of_group(call, place);
+            int64_t group = seen(from.token, depth * kGroups + i);
+            own[i] = group < 0 ? 0.0f : EachGroup::of_group(call, group);
         }
     }
 

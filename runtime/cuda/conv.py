@@ -35,7 +35,6 @@ class ConvKernel:
         self.geometry = list(weight.shape[1:3]), stride, padding, dilation
         self.rank = up.shape[1] if up is not None and self.branch else 0
         whole, place = ceil(self.n / OUTPUTS) * OUTPUTS, engine.device
-        self.width = format_named(formats[0]).group or TILE  # channels that are scaled, or multiplied, at once
         self.weight, by_tap = packed_taps(weight.to(place), weight_scales.to(place), formats, whole)
         self.scales = None if by_tap is None else F.pad(by_tap, (0, 0, 0, whole - self.n)).T.contiguous()
         self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.n))
@@ -66,7 +65,7 @@ class ConvKernel:
         call.codes, call.x_scales, call.h, call.y, call.m = at(codes), at(scales), at(h), at(y), m
         kept = put_epilogue(call, others, y.shape, self.numbers, axis=-3)
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
-        call.channels, call.depths = pitch, ceil(channels / self.width)
+        call.channels, call.depths = pitch, ceil(pitch / TILE)
         call.height, call.width, call.out_height, call.out_width = height, width, out_height, out_width
         self.engine.launch(plan.launch, [call], self.numbers)
         image = y.permute(0, 3, 1, 2)
