@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim
 
 from aquatint.compiler.errors import CaptureError
+from aquatint.compiler.exported import exported_from
 from aquatint.compiler.interface import (
     RETURN_DICT,
     InputSpec,
@@ -36,8 +35,6 @@ SAME = {
     "less": "lt", "less_equal": "le", "moveaxis": "movedim", "multiply": "mul", "negative": "neg", "not_equal": "ne",
     "special_expit": "sigmoid", "subtract": "sub",
 }  # fmt: skip
-# What runs a part of the graph in a mode, and which of its arguments that part is.
-APART = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
 PASSED_THROUGH = {"dropout", "feature_dropout", "alpha_dropout", "detach", "alias", "lift_fresh_copy", "lift_fresh"}
 
 
@@ -95,18 +92,14 @@ def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str
     example, tensors, vectors = _batched(model, example, tensors, leaves, doubles)
     flat = _Flat(model, example, list(tensors))
     expected = flat(*tensors.values())
-    exported = _export(flat, tensors)
+    exported = exported_from(flat, list(tensors.values()))
     constants = [(p, v) for p, v in leaves if p not in tensors and p != RETURN_DICT]
     for path, value in constants:
         if not isinstance(value, (bool, int, float, str, type(None))):
             raise CaptureError(f"argument {path} is a {type(value).__name__}; a program takes tensors and plain constants")
-    _inline(exported.graph_module)
     graph, weights, shapes = _converted(exported)
-    doubled = [
-        s[0] for (p, t), s in zip(tensors.items(), shapes, strict=True) if own.get(p, t).shape[:1] == (1,) != t.shape[:1]
-    ]
-    if doubles and 2 in doubled:
-        return _capture(model, given, name, sampler, doubles=False)  # a model that fixes its batch fixes the caller's
+    if doubles and _fixed(own, tensors, shapes):
+        return _capture(model, given, name, sampler, doubles=False)
     batch = next((shape[0] for shape in shapes if len(shape) > 1), None)
     inputs = tuple(
         InputSpec(path, str(t.dtype).removeprefix("torch."), shape, path in vectors or shape == (batch,), tuple(t.shape))
@@ -148,6 +141,12 @@ def _batched(
     return example, tensors, set()
 
 
+def _fixed(own: dict[str, Tensor], doubled: dict[str, Tensor], shapes: list[tuple[int | str, ...]]) -> bool:
+    """Did a batch of 1 that was doubled stay 2? Then the model fixes its batch, and it has to be the caller's."""
+    pairs = [(own[path], shape) for path, shape in zip(doubled, shapes, strict=True) if path in own]
+    return any(t.shape[:1] == (1,) and shape[0] == 2 for t, shape in pairs)
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.dim() == 0
@@ -181,59 +180,6 @@ def _agree(got: list[Tensor], plain: list[Tensor], batch: int) -> bool:
         g.dim() == p.dim() and g[:batch].shape == p.shape and torch.allclose(g[:batch].float(), p.float(), 1e-3, 1e-4)
         for g, p in zip(got, plain, strict=True)
     )
-
-
-def _export(flat: _Flat, tensors: dict[str, Tensor]) -> torch.export.ExportedProgram:
-    free = tuple({i: Dim.AUTO for i, size in enumerate(t.shape) if size > 1} for t in tensors.values())
-    try:
-        exported = torch.export.export(flat, tuple(tensors.values()), dynamic_shapes=(free,), strict=False)
-        if any(_mutates(n) for n in exported.graph.nodes):
-            exported = exported.run_decompositions({})
-    except Exception as error:
-        where = _user_line(error)
-        raise CaptureError(
-            f"the model can't be captured: {_first_line(error)}\n  at {where}\n"
-            "  A model is captured by torch.export: control flow must not depend on the values of tensors."
-        ) from error
-    return exported
-
-
-def _inline(exported: fx.GraphModule) -> None:
-    """Bring back what torch.export puts in a module of its own: `with torch.autocast(.., enabled=False)`, `torch.no_grad()`."""
-    graph = exported.graph
-    for node in [n for n in graph.nodes if str(n.target) in APART]:
-        place = APART[str(node.target)]
-        part = exported.get_submodule(node.args[place].target)
-        _inline(part)  # type: ignore[arg-type]
-        if place == 4 and node.args[2]:
-            raise CaptureError("the model turns autocast on: compress it in the dtype that it is to run in, without autocast")
-        inputs = [n for n in part.graph.nodes if n.op == "placeholder"]  # type: ignore[union-attr]
-        with graph.inserting_before(node):
-            results = graph.graph_copy(part.graph, dict(zip(inputs, node.args[place + 1 :], strict=True)))  # type: ignore[arg-type]
-        for user in list(node.users):
-            user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
-            graph.erase_node(user)
-        graph.erase_node(node)
-    graph.eliminate_dead_code()
-
-
-def _mutates(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _user_line(error: Exception) -> str:
-    """The innermost line of the model itself: from torch's own note in the message, else from the trace."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if "/torch/" not in f.filename and not f.filename.endswith("compiler/capture.py")]
-    if ours:
-        return f"{ours[-1].filename}:{ours[-1].lineno} in {ours[-1].name}: {ours[-1].line}"
-    found = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', str(error))
-    outside = [f for f in found if "/torch/" not in f[0]] or found
-    return f"{outside[-1][0]}:{outside[-1][1]} in {outside[-1][2]}" if outside else "an unknown line"
 
 
 def _converted(exported: torch.export.ExportedProgram) -> tuple[fx.Graph, dict[str, Tensor], list[tuple[int | str, ...]]]:
