@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import fx
 
-from aquatint.compiler.edit_facts import homes, is_affine, moves, origins, plain_values
+from aquatint.compiler.edit_facts import homes, origins, plain_values
 from aquatint.compiler.entries import Kept, Work
 from aquatint.compiler.errors import PassError
 from aquatint.compiler.formats import format_named
+from aquatint.compiler.movements import is_affine, moves
 from aquatint.compiler.multiply_adds import ATTENTIONS, PRODUCTS, multiply_adds, multiply_adds_before
 from aquatint.compiler.regions import Index, Lookup, Phase, Places, Reach, Region, Rest, Seen, Squares, joined
 from aquatint.compiler.row_order import from_rows, in_rows

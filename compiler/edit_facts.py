@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from torch import fx
 
+from aquatint.compiler.movements import moves
 from aquatint.compiler.regions import Edited, Region, Touched, wider
-from aquatint.compiler.rowwise import NORM
 from aquatint.compiler.spatial import Spatial
-from aquatint.compiler.spatial_rules import MOVES, VIEWS, unpadded
+from aquatint.compiler.spatial_rules import unpadded
 from aquatint.runtime.ops import name_of
-
-MOVEMENTS = frozenset(
-    f"aten::{n}" for n in f"{VIEWS} {MOVES} chunk split split_with_sizes slice select unbind einsum".split()
-) | {"python::getitem"}
-
-
-def is_affine(node: fx.Node) -> bool:
-    """Is this the gain or the offset of a group norm?"""
-    source = node.args[0] if name_of(node.target) == "python::getitem" else None
-    return isinstance(source, fx.Node) and name_of(source.target) == NORM
-
-
-def moves(node: fx.Node) -> bool:
-    """Does this only show, in another order or shape, what it is given?"""
-    name = (name_of(node.target) or "").split(".")[0] if node.op == "call_function" else ""
-    return name in MOVEMENTS and not is_affine(node)
 
 
 def origins(graph: fx.Graph) -> dict[fx.Node, frozenset[str]]:

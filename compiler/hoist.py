@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, fx
 
 from aquatint.compiler.edit import ITEM
-from aquatint.compiler.edit_facts import moves
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.interface import InputSpec
+from aquatint.compiler.movements import moves
 from aquatint.compiler.multiply_adds import PRODUCTS
 from aquatint.compiler.repeats import Repeats
 from aquatint.runtime.ops import name_of
 
 MOST_HELD = 2  # conditions: pipelines with two calls a step make one with the text and one without
 WORTH_IT = frozenset((*PRODUCTS, "aten::conv2d.default", "aten::conv1d.default", "aten::conv3d.default"))
-TIME, SIZE = "timestep", "aten::sym_size.int"
+TIME = "timestep"
+SIZE = "aten::sym_size.int"
 
 
 @dataclass(frozen=True)
