@@ -49,7 +49,10 @@ def main() -> None:
         print(json.dumps(checked(options.here)))
         return
     parts = options.only.lower().split(",")
-    results = {name: apart(name) for name in MODELS if any(part in name.lower() for part in parts)}
+    chosen = [name for name in MODELS if any(part in name.lower() for part in parts)]
+    if not chosen:
+        parser.error(f"no model has {options.only} in its name; they are {'; '.join(MODELS)}")
+    results = {name: apart(name) for name in chosen}
     if not options.only:
         report(results)
     print(tables(results))
