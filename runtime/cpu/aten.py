@@ -177,7 +177,7 @@ class FloatWeight:
         )  # fmt: skip
         if window:
             call.window = ctypes.pointer(window)
-        return runner(self.kernels, self.kernels.library.aq_linear, call, (x, weight, window, table, y), before, after)
+        return runner(self.kernels, self.kernels.library.aq_linear, call, (self, x, weight, window, table, y), before, after)
 
 
 def pair(value: Any) -> list[int]:

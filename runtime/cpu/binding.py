@@ -18,7 +18,7 @@ Run = Callable[[], Any]
 def runner(
     kernels: KernelSet, function: Any, call: ctypes.Structure, held: Any, before: Sequence[Run] = (), after: Sequence[Run] = ()
 ) -> Run:
-    """What runs a bound call; `held` keeps alive the tensors whose addresses are in it."""
+    """What runs a bound call; `held` keeps alive the tensors whose addresses are in it, those of its kernel too."""
     table, threads, kept = kernels.table, torch.get_num_threads, (call, held)
     if not before and not after:
         return lambda: function(table, kept[0], threads())

@@ -36,7 +36,7 @@ class GemmQuantizeKernel(BoundKernel):
         y, others = self._between(codes), ops.filled(self.gemm.product.epilogue, varying[self.gemm.branch :])
         if all(can_spread(v, y.shape) for v in others):
             both = self.gemm.bind(y, codes, scales, *varying, next=self.quantize.into(*results))
-            return partial(_run, both, results)
+            return partial(_run, both, (results, self))
         y = self.gemm.results(codes)
         multiply, encode = self.gemm.bind(y, codes, scales, *varying), self.quantize.bind(results, y)
         return lambda: (multiply(), encode())
@@ -46,6 +46,6 @@ class GemmQuantizeKernel(BoundKernel):
         return torch.empty(*codes.shape[:-1], self.gemm.product.n, device="meta")
 
 
-def _run(run: Run, held: tuple[Tensor, ...]) -> None:
-    """Run what writes to `held`, which lives as long as this call of it."""
+def _run(run: Run, held: tuple[Any, ...]) -> None:
+    """Run what reads and writes `held`, which lives as long as this call of it."""
     run()

@@ -80,7 +80,7 @@ class QuantizeKernel(BoundKernel):
         call.x = at(rows)
         call.gain, call.offset = (found for found, _, _ in spreads)
         before += [refresh for _, _, refreshes in spreads for refresh in refreshes]
-        held = (rows, numbers, spreads, results)
+        held = (self, rows, numbers, spreads, results)
         return runner(self.kernels, self.kernels.library.aq_quantize, call, held, before, after)
 
     def into(self, codes: Tensor, scales: Tensor, h: Tensor | None = None) -> QuantizeCall:
@@ -113,7 +113,7 @@ class GroupAffineKernel(BoundKernel):
         call = GroupAffineCall.from_buffer_copy(self.call)
         call.x, call.images, call.pixels, call.channels = at(x), len(x), x[0, 0].numel(), x.shape[1]
         call.gain, call.offset = map(at, results)
-        return runner(self.kernels, self.kernels.library.aq_group_affine, call, (x, results))
+        return runner(self.kernels, self.kernels.library.aq_group_affine, call, (self, x, results))
 
 
 class _Product:
@@ -159,7 +159,7 @@ class _Product:
         call.m, call.scale_groups = y.numel() // self.n, 0 if scales is None else scales.shape[-1]
         vectors = ops.filled(self.epilogue, varying)
         before: list[Run] = []
-        held: list[Any] = [window, table]
+        held: list[Any] = [self, window, table]
         for name, tensor in (("x", x), ("scales", scales), ("h", h)):
             if tensor is not None:
                 rows, refreshes = staged(tensor)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -197,3 +199,30 @@ def test_tiles_are_left_to_pytorch_again() -> None:
     for _ in range(3):
         assert torch.equal(a @ b, theirs)
         assert torch.equal(kernel(*codes), ours)
+
+
+def test_a_bound_call_keeps_what_its_kernel_holds() -> None:
+    """Its addresses are of tensors that the kernel made: weights in panels, biases, vectors."""
+    weight = FORMATS["int4-g64"].encode(torch.randn(32, 64))
+    gemm = target("plain").lower(
+        "aquatint::gemm", (Slot, Slot, *weight), {"formats": ["int8", "int4-g64"], "dtype": torch.float32}
+    )
+    encode = target("plain").lower("aquatint::quantize", (Slot, torch.ones(64)), {"format": "int8"})
+    affine = target("plain").lower("aquatint::group_affine", (Slot, 8, torch.ones(64)), {"eps": 1e-5})
+    linear = target("plain").lower("aten::linear.default", (Slot, torch.randn(16, 64), torch.randn(16)), {})
+    calls = [
+        (gemm, FORMATS["int8"].encode(torch.randn(4, 64))),
+        (encode, [torch.randn(4, 64)]),
+        (affine, [torch.randn(2, 5, 5, 64).permute(0, 3, 1, 2)]),
+        (linear, [torch.randn(4, 64)]),
+    ]
+    del gemm, encode, affine, linear
+    while calls:
+        kernel, inputs = calls.pop()
+        assert kernel is not None
+        held = weakref.ref(getattr(kernel, "product", kernel))
+        run = kernel.bind(kernel.results(*inputs), *inputs)
+        del kernel
+        gc.collect()
+        assert held() is not None
+        run()
