@@ -37,11 +37,20 @@ struct TileRows {
     int64_t line, step, apart;
 };
 
-// What of a square is multiplied: 16 or all 32 of its rows, and columns; are sums added to what is there?
-template <bool BothRows, bool BothColumns = true, bool Onto = false>
+// What of a square is multiplied: 16 or all 32 of its rows, and columns; are sums added to what is there? And do rows pass the
+// first-level cache by, so that a panel can stay there?
+template <bool BothRows, bool BothColumns = true, bool Onto = false, bool Passing = false>
 struct Square {
-    static constexpr bool kBelow = BothRows, kBeside = BothColumns, kOnto = Onto;
+    static constexpr bool kBelow = BothRows, kBeside = BothColumns, kOnto = Onto, kPassing = Passing;
 };
+
+template <class S>
+[[gnu::always_inline]] inline void load_rows(const void* from, int64_t line) {  // into tile 4
+    if constexpr (S::kPassing)
+        _tile_stream_loadd(4, from, line);
+    else
+        _tile_loadd(4, from, line);
+}
 
 // sums (16 or 32, 16 or 32) of 32 bits = rows x a panel of 32 columns, `count` tiles deep; rows of sums are `pitch` bytes apart. A
 // panel has four bytes, or two bfloat16, of each column side by side: `Number` is int8_t or, for bfloat16, uint16_t.
@@ -69,7 +78,7 @@ template <class Number, class S, class F>
     for (int64_t i = 0; i < count; ++i, a += rows.step, b += kLine * 16) {
         _tile_loadd(6, b, kLine);
         if constexpr (S::kBeside) _tile_loadd(7, b + 64, kLine);
-        _tile_loadd(4, a, rows.line);
+        load_rows<S>(a, rows.line);
         if constexpr (kBytes) {
             _tile_dpbssd(0, 4, 6);
             if constexpr (S::kBeside) _tile_dpbssd(1, 4, 7);
@@ -77,7 +86,7 @@ template <class Number, class S, class F>
             _tile_dpbf16ps(0, 4, 6);
             if constexpr (S::kBeside) _tile_dpbf16ps(1, 4, 7);
         }
-        if constexpr (S::kBelow) _tile_loadd(4, a + rows.apart, rows.line);
+        if constexpr (S::kBelow) load_rows<S>(a + rows.apart, rows.line);
         if constexpr (S::kBelow && kBytes) {
             _tile_dpbssd(2, 4, 6);
             if constexpr (S::kBeside) _tile_dpbssd(3, 4, 7);
@@ -98,18 +107,19 @@ inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void
     multiply_tiles<Number, Square<Both>>(rows, panel, count, sums, pitch, [] {});
 }
 
-// sums (16, 16) of a square = rows of bfloat16, one tile after the other, x half a panel: what may run between two steps of
-// multiply_tiles.
-[[gnu::always_inline]] inline void multiply_tile(const void* rows, const void* panel, int64_t count, float* sums) {
-    const auto *a = static_cast<const uint8_t*>(rows), *b = static_cast<const uint8_t*>(panel);
-    asm volatile("" : : : "memory");
-    _tile_zero(5);
-    for (int64_t i = 0; i < count; ++i, a += kTileBytes, b += 4 * kPair * 16) {
-        _tile_loadd(4, a, 64);
-        _tile_loadd(6, b, 4 * kPair);
-        _tile_dpbf16ps(5, 4, 6);
+// sums (16, 32) = rows of bfloat16, one tile after the other, x a panel: what may run between two steps of multiply_tiles.
+[[gnu::always_inline]] inline void multiply_half(const void* rows, const void* panel, int64_t count, float* sums) {
+    for (int64_t half = 0; half < 2; ++half, sums += kTileRows) {
+        const auto *a = static_cast<const uint8_t*>(rows), *b = static_cast<const uint8_t*>(panel) + half * 64;
+        asm volatile("" : : : "memory");
+        _tile_zero(5);
+        for (int64_t i = 0; i < count; ++i, a += kTileBytes, b += 4 * kPair * 16) {
+            _tile_loadd(4, a, 64);
+            _tile_loadd(6, b, 4 * kPair);
+            _tile_dpbf16ps(5, 4, 6);
+        }
+        _tile_stored(5, sums, 4 * kPair);
     }
-    _tile_stored(5, sums, 4 * kPair);
 }
 
 // body(whether both of two tiles hold rows, row) for every 32 rows.

@@ -1,6 +1,7 @@
 // AVX-512 with VNNI, and AMX for products of codes, the low-rank branch, and attention.
 #include "cpu/avx512_vnni.h"
 #include "cpu/tile_attention.h"
+#include "cpu/tile_bytes.h"
 #include "cpu/tile_product.h"
 
 namespace aquatint {
@@ -73,6 +74,7 @@ template <>
 struct Ways<Avx512Amx> {
     using Multiplication = TileProduct<Avx512Amx>;
     using Branch = Halves<Avx512Amx>;
+    using Down = TileBytes<Avx512Amx>;
     using Attending = TileAttention<Avx512Amx>;
 };
 

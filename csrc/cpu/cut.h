@@ -28,7 +28,8 @@ struct Cut {
     int64_t shares() const { return (panels + share - 1) / share; }
     int64_t tasks() const { return (m + block - 1) / block * shares(); }
 
-    // ready(first row, rows) once for each block that this thread gets tasks of; body(first row, panel).
+    // ready(first row, rows) once for each block that this thread gets tasks of; body(first row, panel, the one that is likely to
+    // come next, or -1).
     template <class Ready, class Body>
     void work(Tasks& tasks, Ready&& ready, Body&& body) const {
         int64_t done = -1;
@@ -36,7 +37,9 @@ struct Cut {
             int64_t first = task / shares() * block, begin = task % shares() * share;
             if (first != done) ready(first, std::min(block, m - first));
             done = first;
-            for (int64_t panel = begin; panel < std::min(begin + share, panels); ++panel) body(first, panel);
+            int64_t end = std::min(begin + share, panels), likely = tasks.likely();
+            int64_t behind = likely < 0 ? -1 : likely % shares() * share;
+            for (int64_t panel = begin; panel < end; ++panel) body(first, panel, panel + 1 < end ? panel + 1 : behind);
         }
     }
 };

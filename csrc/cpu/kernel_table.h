@@ -27,7 +27,7 @@ struct QuantizeCall {
     float eps;            // of a layer norm before all else; negative: none
     int32_t activation;   // behind gain and offset
     int32_t bits;         // 4: codes are packed in pairs, scales rounded to bfloat16;  8: neither
-    int32_t branch_bits;  // 16, or 8 with wide sums and without tiles: bytes.h
+    int32_t branch_bits;  // 16, or 8 with wide sums: bytes.h
     int8_t* codes;        // (m, k) or (m, k / 2)
     float* scales;        // (m, k / group)
     float* h;             // (m, rank) or null
@@ -105,7 +105,9 @@ struct ProductCall {
     const float* up_scales;      // of each column; of bytes a power of two for each rank
     const Window* window;  // null for a linear
     int64_t m, n, k, rank, scale_groups, weight_groups;
-    int32_t bits, weight_bits, branch_bits, activation;
+    int32_t bits, weight_bits;
+    int32_t branch_bits;  // 16, or 8 with wide sums and without tiles: bytes.h
+    int32_t activation;
     int32_t paired;  // weights have 2 n columns, panels of which take turns: y = one times activation(the next). With tiles alone
     Spread gate, residual;  // of n numbers: y = activation(...) * gate + residual; null with floats
     float* y;               // (m, n); null with `next`

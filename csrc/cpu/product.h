@@ -36,7 +36,7 @@ struct Product {
         Rows rows{};
         cut(call).work(
             tasks, [&](int64_t first, int64_t count) { rows = ready(call, first, count); },
-            [&](int64_t first, int64_t panel) { one_panel(call, rows, first, panel); });
+            [&](int64_t first, int64_t panel, int64_t) { one_panel(call, rows, first, panel); });
         V::fence();
     }
 

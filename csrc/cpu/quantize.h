@@ -21,10 +21,12 @@ struct Quantize {
     using Branch = typename Ways<V>::Branch;
     using Number = typename Branch::Number;
 
-    // Rows a task: what they become stays in the cache between their codes and their projection.
+    // Rows a task: what they become stays in the cache between their codes and their projection. With tiles that is the
+    // second-level cache: they sleep when they are not used for half a microsecond, and each time it takes several to wake them.
     static int64_t block(const QuantizeCall& call) {
-        constexpr int64_t kMost = 48 / V::many_rows;
-        int64_t most = std::clamp<int64_t>(65536 / call.k / V::many_rows, 1, kMost) * V::many_rows;
+        bool by_tiles = V::has_tiles && call.h && call.branch_bits == 8;
+        int64_t bytes = by_tiles ? 1 << 20 : 1 << 16, most = (by_tiles ? 1024 : 48) / V::many_rows;
+        most = std::clamp<int64_t>(bytes / call.k / V::many_rows, 1, most) * V::many_rows;
         return even_block(call.m, most, call.threads, V::many_rows);
     }
 
@@ -32,7 +34,7 @@ struct Quantize {
 
     static void run(const QuantizeCall& call, int64_t task) {
         int64_t first = task * block(call), count = std::min(call.m - first, block(call));
-        if constexpr (Bytes<V>::kHere)
+        if constexpr (V::wide_sums)
             if (call.h && call.branch_bits == 8) return with_bytes(call, first, count);
         Number* side = call.h ? scratch<Number, 8>(Branch::room(count, call.k)) : nullptr;
         auto* scales = scratch<float, 9>(count);
@@ -55,7 +57,7 @@ struct Quantize {
             else
                 scales[row] = in_bytes(call, first + row, by_group(call, first + row, x), x, side + row * call.k);
         }
-        Bytes<V>::project(call, side, scales, first, count);
+        Ways<V>::Down::project(call, side, scales, first, count);
     }
 
     // A row with one scale, in 8 bits; what was encoded is left in x, and its largest magnitude returned.

@@ -41,6 +41,14 @@ class Tasks {
         return -1;
     }
 
+    // The one that is likely to come next, or -1.
+    int64_t likely() const {
+        if (passed == pile.runs.size()) return -1;
+        auto& run = pile.runs[(own + passed) % pile.runs.size()];
+        int64_t task = run.next.load(std::memory_order_relaxed);
+        return task < run.end ? task : -1;
+    }
+
   private:
     Pile& pile;
     std::size_t own, passed = 0;

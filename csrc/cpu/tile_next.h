@@ -7,6 +7,7 @@
 #include "cpu/halves.h"
 #include "cpu/kernel_table.h"
 #include "cpu/product.h"
+#include "cpu/tile_bytes.h"
 
 namespace aquatint {
 
@@ -64,7 +65,11 @@ struct TileNext {
                 V::store_codes(codes + i + V::width, V::mul(V::load_halves(from + V::width), inverse));
             }
         }
-        if (call.h) Branch::project_in_use(call, block, first, count);
+        if (!call.h) return;
+        if (call.branch_bits == 8)
+            TileBytes<V>::project_in_use(call, call.codes + first * call.k, call.scales + first, first, count);
+        else
+            Branch::project_in_use(call, block, first, count);
     }
 };
 

@@ -10,6 +10,7 @@
 #include "cpu/halves.h"
 #include "cpu/product.h"
 #include "cpu/tile_next.h"
+#include "cpu/tile_weight.h"
 
 namespace aquatint {
 
@@ -20,7 +21,9 @@ struct TileProduct {
     static constexpr int64_t kSmallest = 4 << 20;  // multiply-adds that are worth a task
     static constexpr int64_t kCached = 1200 << 10;  // bytes of a block's codes, which stay in the second-level cache
     static constexpr int64_t kMost = 1024;  // rows of a block
-    static constexpr int64_t kAtOnce = 4;  // rows, at least, that are finished beside a step: all before the cache forgets them
+    static constexpr int64_t kHeld = 1280;  // of k: the first-level cache holds a panel, if rows pass it by
+    static constexpr int64_t kAtOnce = 4;  // rows that are finished at once
+    static constexpr int64_t kParts = (kTileRows / kAtOnce + 1) * 2;  // of what is finished beside the steps of the next unit
     static constexpr int64_t kBatch = 2;  // sums in memory, before they are added up in registers
 
     static Cut cut(const ProductCall& call) {
@@ -33,23 +36,23 @@ struct TileProduct {
         TilesInUse in_use;
         Work work(call);
         auto ready = [&](int64_t first, int64_t count) {
-            finish(work, kPair);  // of the block before
+            finish(work);  // of the block before
             work.first = first;
             work.rows = as_tiles(call, Product<V>::ready(call, first, count));
             if (call.next) work.next.emplace(*call.next, count);
         };
-        cut(call).work(tasks, ready, [&](int64_t, int64_t panel) {
-            int64_t own = call.paired ? 2 * panel : panel;  // of the weight's panels
-            const int8_t *weight = as_signed(call, own, 0), *next = call.paired ? as_signed(call, own + 1, 1) : nullptr;
+        int64_t groups = call.k / kGroup, both = call.paired ? 2 : 1, one = call.k * P::kColumns;
+        cut(call).work(tasks, ready, [&](int64_t, int64_t panel, int64_t likely) {
+            int64_t own = panel * both, units = (work.rows.count + kPair - 1) / kPair * both;  // of the weight's panels
+            const int8_t* weight = work.weight.at(own, likely < 0 ? -1 : likely * both, units * (groups - kParts));
             tile_pairs(work.rows.count, [&](auto Both, int64_t row) {
-                pair<Both.value>(work, row, own, weight);
-                if (next) pair<Both.value>(work, row, own + 1, next);
+                for (int64_t i = 0; i < both; ++i) pair<Both.value>(work, row, own + i, weight + i * one);
             });
             if (!work.next || (panel + 1) * P::kColumns < call.n) return;
-            finish(work, kPair);
+            finish(work);
             work.next->close(work.first, work.rows.count);
         });
-        finish(work, kPair);
+        finish(work);
         V::fence();
     }
 
@@ -76,37 +79,28 @@ struct TileProduct {
         return tiled;
     }
 
-    // A panel's weights as signed bytes; those of 4 bits times the whole number of their group, where there is one.
-    static const int8_t* as_signed(const ProductCall& call, int64_t panel, int64_t place) {
-        int64_t groups = call.k / kGroup;
-        const uint8_t* packed = call.weight + panel * P::kColumns * call.k * call.weight_bits / 8;
-        if (call.weight_bits == 8) return reinterpret_cast<const int8_t*>(packed);
-        auto* bytes = scratch<uint8_t, 7>(2 * call.k * P::kColumns) + place * call.k * P::kColumns;
-        for (int64_t group = 0; group < groups; ++group, packed += 1024, bytes += 2048)
-            V::template unpack_times<0>(packed, bytes, call.wholes ? call.wholes + (panel * groups + group) * P::kColumns : nullptr);
-        return reinterpret_cast<const int8_t*>(bytes - groups * 2048);
-    }
-
     // 32 rows by a panel that tiles have multiplied and vectors have not finished yet.
     struct Unit {
         int64_t row, count, panel;
         int64_t done;         // rows that are finished
+        int64_t ready;        // rows whose branch is in `side`
         const float* totals;  // integers where one scale a column is all that they lack
     };
 
     // What one thread has at hand. While tiles multiply, vectors finish the unit before.
     struct Work {
         const ProductCall& call;
+        TileWeight<V> weight;
         std::optional<TileNext<V>> next;
         Block rows;
         int64_t first;  // row of the result
         Unit unit;
         int turn;
         alignas(64) int32_t sums[kBatch * kPair * kPair];
-        alignas(64) float totals[2][kPair * kPair], side[kPair * kPair];
+        alignas(64) float totals[2][kPair * kPair], side[kTileRows * kPair];
         alignas(64) float held[kPair * kPair];  // of a pair of panels, what the second one's activation multiplies
 
-        explicit Work(const ProductCall& call) : call(call), unit{}, turn(0) {}
+        explicit Work(const ProductCall& call) : call(call), weight(call), unit{}, turn(0) {}
     };
 
     // 32 rows by a panel, or 16: they are the next unit.
@@ -118,17 +112,18 @@ struct TileProduct {
         float* totals = work.totals[work.turn];
         const int64_t* place = rows.code.rows + row;
         int64_t groups = call.k / kGroup, count = std::min(kPair, rows.count - row);
-        int64_t share = std::max(kAtOnce, (kPair + groups - 1) / groups);  // so that what it reads is not overwritten
-        int64_t left = !call.h ? 0 : Both ? 4 : 2;                         // tiles of the branch
+        int64_t parts = (kParts + groups - 1) / groups;  // so many that what they read is not overwritten
         auto meanwhile = [&] {
-            if (work.unit.done < work.unit.count)
-                finish(work, share);
-            else if (left)
-                project(work, row, panel, --left);
+            if (work.unit.done == work.unit.count) return work.weight.step();
+            for (int64_t i = 0; i < parts && work.unit.done < work.unit.count; ++i) finish_part(work);
         };
         auto multiply = [&](int64_t g, void* sums) {
             TileRows codes = {rows.codes + place[0] + rows.code.groups[g], rows.line, rows.step, Both ? place[kTileRows] - place[0] : 0};
-            multiply_tiles<int8_t, Square<Both>>(codes, weight + g * kGroup * P::kColumns, work.rows.wide, sums, 4 * kPair, meanwhile);
+            const int8_t* panel = weight + g * kGroup * P::kColumns;
+            if (call.k <= kHeld)
+                multiply_tiles<int8_t, Square<Both, true, false, true>>(codes, panel, rows.wide, sums, 4 * kPair, meanwhile);
+            else
+                multiply_tiles<int8_t, Square<Both>>(codes, panel, rows.wide, sums, 4 * kPair, meanwhile);
         };
         if (work.rows.whole) {
             multiply(0, totals);
@@ -141,16 +136,7 @@ struct TileProduct {
                 });
             }
         }
-        while (left) project(work, row, panel, --left);
-        work.unit = {row, count, panel, 0, totals};
-    }
-
-    // 16 rows by 16 columns of the low-rank branch, in tiles that multiply_tiles leaves free between two of its steps.
-    static void project(Work& work, int64_t row, int64_t panel, int64_t tile) {
-        int64_t below = tile / 2, beside = tile % 2, deep = Halves<V>::deep(work.call.rank);
-        const auto* h = static_cast<const uint8_t*>(work.rows.h) + (row / kTileRows + below) * deep * kTileBytes;
-        const int16_t* up = static_cast<const int16_t*>(work.call.up) + panel * deep * 32 * P::kColumns + beside * 2 * kTileRows;
-        multiply_tile(h, up, deep, work.side + below * kTileRows * kPair + beside * kTileRows);
+        work.unit = {row, count, panel, 0, 0, totals};
     }
 
     // N sums as what they stand for, on top of what came before group g.
@@ -182,55 +168,94 @@ struct TileProduct {
         }
     }
 
-    // Up to `count` more rows of what is not finished.
-    static void finish(Work& work, int64_t count) {
-        int64_t from = work.unit.done, to = std::min(from + count, work.unit.count);
-        if (from == to) return;
-        finish_rows(work, from, to);
-        work.unit.done = to;
+    // All that is left of the unit before.
+    static void finish(Work& work) {
+        while (work.unit.done < work.unit.count) finish_part(work);
     }
 
-    // The scales that are left, the low-rank branch, the bias, and what product.h does with a row.
+    // A part of it: the branch of 16 rows, in tiles that multiply_tiles leaves free between two of its steps, or a few of these rows.
+    static void finish_part(Work& work) {
+        Unit& unit = work.unit;
+        if (work.call.h && unit.ready == unit.done) {
+            project(work);
+            unit.ready += kTileRows;
+            return;
+        }
+        int64_t from = unit.done, to = std::min(from + kAtOnce, unit.count);
+        auto with = [&](auto Whole, auto Branch) { finish_rows<Whole.value, Branch.value>(work, from, to); };
+        auto whether = [&](auto Whole) { work.call.h ? with(Whole, std::true_type{}) : with(Whole, std::false_type{}); };
+        work.rows.whole ? whether(std::true_type{}) : whether(std::false_type{});
+        unit.done = to;
+    }
+
+    static void project(Work& work) {
+        int64_t tile = (work.unit.row + work.unit.done) / kTileRows, deep = Halves<V>::deep(work.call.rank);
+        const auto* h = static_cast<const uint8_t*>(work.rows.h) + tile * deep * kTileBytes;
+        const auto* up = static_cast<const int16_t*>(work.call.up) + work.unit.panel * deep * Halves<V>::kDeep * P::kColumns;
+        multiply_half(h, up, deep, work.side);
+    }
+
+    // Rows [from, to) of a unit; those that only go out are by themselves, as what else there is to ask takes longer than they do.
+    template <bool Whole, bool Branch>
     [[gnu::noinline]] static void finish_rows(Work& work, int64_t from, int64_t to) {
         const ProductCall& call = work.call;
         const Block& rows = work.rows;
         const Unit unit = work.unit;
-        const float* bias = call.bias ? call.bias + unit.panel * P::kColumns : nullptr;
-        const float* own = call.weight_scales + unit.panel * P::kColumns;
-        auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
-        auto w_low = work.rows.whole ? V::load(own) : V::zero(), w_high = work.rows.whole ? V::load(own + V::width) : V::zero();
         int64_t panel = call.paired ? unit.panel / 2 : unit.panel;  // of the result
         bool more = Product<V>::more_to_do(call, rows, panel);
+        if (call.paired || work.next || more)
+            return each_row<Whole, Branch>(work, from, to, [&](int64_t r, Float low, Float high) {
+                float* held = work.held + r * kPair;
+                if (call.paired && unit.panel % 2 == 0) {
+                    V::store(held, low);
+                    V::store(held + V::width, high);
+                    return;
+                }
+                if (call.paired) {
+                    low = V::mul(Activations<V>::apply(call.activation, low), V::load(held));
+                    high = V::mul(Activations<V>::apply(call.activation, high), V::load(held + V::width));
+                }
+                if (work.next)
+                    work.next->take(call, rows, unit.row + r, panel, low, high);
+                else
+                    Product<V>::leave(call, rows, unit.row + r, work.first, panel, low, high);
+            });
+        float* y = call.y + (work.first + unit.row) * call.n + panel * P::kColumns;
+        if (rows.passing)
+            return each_row<Whole, Branch>(work, from, to, [&](int64_t r, Float low, Float high) {
+                V::stream(y + r * call.n, low);
+                V::stream(y + r * call.n + V::width, high);
+            });
+        each_row<Whole, Branch>(work, from, to, [&](int64_t r, Float low, Float high) {
+            V::store(y + r * call.n, low);
+            V::store(y + r * call.n + V::width, high);
+        });
+    }
+
+    // leave(row, its numbers) with the scales that are left, the low-rank branch and the bias.
+    template <bool Whole, bool Branch, class F>
+    [[gnu::always_inline]] static void each_row(const Work& work, int64_t from, int64_t to, F&& leave) {
+        const Unit unit = work.unit;
+        const float* bias = work.call.bias ? work.call.bias + unit.panel * P::kColumns : nullptr;
+        const float* own = work.call.weight_scales + unit.panel * P::kColumns;
+        const float* scales = work.rows.scaled ? nullptr : work.rows.scales + unit.row;
+        auto b_low = bias ? V::load(bias) : V::zero(), b_high = bias ? V::load(bias + V::width) : V::zero();
+        auto w_low = Whole ? V::load(own) : V::zero(), w_high = Whole ? V::load(own + V::width) : V::zero();
         for (int64_t r = from; r < to; ++r) {
-            const float* totals = unit.totals + r * kPair;
+            const float *totals = unit.totals + r * kPair, *side = work.side + r % kTileRows * kPair;
             auto low = V::load(totals), high = V::load(totals + V::width);
-            if (work.rows.whole) {
+            if constexpr (Whole) {
                 low = V::mul(V::to_float(V::as_ints(low)), w_low);
                 high = V::mul(V::to_float(V::as_ints(high)), w_high);
             }
-            auto scale = V::set(rows.scaled ? 1.0f : rows.scales[unit.row + r]);
+            auto scale = V::set(Whole || scales ? scales[r] : 1.0f);
             low = V::fma(low, scale, b_low);
             high = V::fma(high, scale, b_high);
-            if (call.h) {
-                low = V::add(low, V::load(work.side + r * kPair));
-                high = V::add(high, V::load(work.side + r * kPair + V::width));
+            if constexpr (Branch) {
+                low = V::add(low, V::load(side));
+                high = V::add(high, V::load(side + V::width));
             }
-            float* held = work.held + r * kPair;
-            if (call.paired && unit.panel % 2 == 0) {
-                V::store(held, low);
-                V::store(held + V::width, high);
-                continue;
-            }
-            if (call.paired) {
-                low = V::mul(Activations<V>::apply(call.activation, low), V::load(held));
-                high = V::mul(Activations<V>::apply(call.activation, high), V::load(held + V::width));
-            }
-            if (work.next)
-                work.next->take(call, rows, unit.row + r, panel, low, high);
-            else if (more)
-                Product<V>::leave(call, rows, unit.row + r, work.first, panel, low, high);
-            else
-                Product<V>::put(call, rows, unit.row + r, work.first, panel, low, high);
+            leave(r, low, high);
         }
     }
 

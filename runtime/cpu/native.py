@@ -140,8 +140,8 @@ class KernelSet:
     packed: WeakValueDictionary[Any, Any] = field(default_factory=WeakValueDictionary, compare=False, repr=False)
 
     @property
-    def byte_branch(self) -> bool:
-        """Do they multiply the low-rank branch in bytes? csrc/cpu/bytes.h"""
+    def byte_up(self) -> bool:
+        """Do they multiply the low-rank branch in bytes on the way up too? csrc/cpu/bytes.h, tile_bytes.h"""
         return self.wide_sums and not self.tiles
 
 

@@ -87,7 +87,7 @@ class PackedBranch:
 
 def packed_down(kernels: KernelSet, down: Tensor, format: str | None) -> PackedBranch:
     """The way down (r, K): of codes in `format`, where that is given and there is a kernel for it."""
-    found = scaled(down, 0) if kernels.byte_branch and format == "int8" else None
+    found = scaled(down, 0) if kernels.wide_sums and format == "int8" else None
     if found is None:
         return _in_sixteen_bits(kernels, down)
     return PackedBranch(_byte_panels(kernels, found.codes), panels(_powers(found).unsqueeze(1), kernels.columns), 8)
@@ -95,7 +95,7 @@ def packed_down(kernels: KernelSet, down: Tensor, format: str | None) -> PackedB
 
 def packed_up(kernels: KernelSet, up: Tensor) -> PackedBranch:
     """The way up (N, r): in bytes where that changes no number and there is a kernel for it."""
-    found = scaled(up, 1) if kernels.byte_branch else None
+    found = scaled(up, 1) if kernels.byte_up else None
     if found is None:
         return _in_sixteen_bits(kernels, up)
     return PackedBranch(_byte_panels(kernels, F.pad(found.codes, (0, -up.shape[1] % 4))), _powers(found), 8)

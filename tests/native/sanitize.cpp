@@ -62,14 +62,12 @@ std::vector<int32_t> places(Window& window) {
 
 int64_t panels_of(const KernelTable* table, int64_t n) { return (n + table->columns() - 1) / table->columns() * table->columns(); }
 
-bool byte_branch(const KernelTable* table) { return table->wide_sums && !table->tiles; }
-
 void quantize(const KernelTable* table) {
     int64_t sets = draw(1, 3), rows = draw(1, 40), k = 64 * draw(1, 6), rank = draw(0, 1) ? draw(1, 70) : 0, m = sets * rows;
     int bits = draw(0, 1) ? 8 : 4;
     int64_t group = bits == 4 ? 64 : k;
     auto x = floats(m * k), smooth = floats(k), down_scales = floats(panels_of(table, rank)), gain = floats(sets * k);
-    bool in_bytes = byte_branch(table) && draw(0, 1);
+    bool in_bytes = table->wide_sums && draw(0, 1);
     auto down = words(in_bytes ? 0 : panels_of(table, rank) * k);
     auto down_bytes = bytes<uint8_t>(in_bytes ? panels_of(table, rank) * k : 0);
     const void* way_down = in_bytes ? static_cast<const void*>(down_bytes.data()) : down.data();
@@ -116,7 +114,7 @@ void product(const KernelTable* table) {
     auto scales = floats(pixels * scale_groups), weight_scales = floats(panels_of(table, n) * k / 64);
     auto stored = bytes<uint8_t>(n * k * weight_bits / 8), packed = std::vector<uint8_t>(table->packed_bytes(weight_bits, n, k));
     table->pack_weight(weight_bits, stored.data(), n, k, packed.data());
-    bool in_bytes = byte_branch(table) && draw(0, 1);
+    bool in_bytes = table->wide_sums && !table->tiles && draw(0, 1);
     auto bias = floats(panels_of(table, n)), h = floats(pixels * taps * rank), up_scales = floats(in_bytes ? rank : panels_of(table, n));
     int64_t deep = table->tiles ? (rank + 31) / 32 * 32 : rank + rank % 2;
     auto up = words(in_bytes ? 0 : panels_of(table, n) * deep);

@@ -26,7 +26,7 @@ def rounding(kernels: str, h: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     assert stored is not None
     if found.tiles:
         return 2.0**-8 * h.abs() @ up.abs().T
-    if not found.byte_branch:
+    if not found.byte_up:
         words = h.abs().amax(-1, keepdim=True) * up.abs().sum(1) + h.abs().sum(-1, keepdim=True) * up.abs().amax(1)
         return 0.51 * words / 4095
     size = torch.ldexp(h, stored.exponents.flatten().float()).abs()
@@ -49,7 +49,7 @@ def test_the_way_down_reads_codes(kernels: str, format: str, seed: int, m: int, 
     expected = ops.quantize(x, smooth, down, **options)
     assert torch.equal(codes, expected[0])
     assert torch.equal(scales, expected[1])
-    if target(kernels).kernels.byte_branch:
+    if target(kernels).kernels.wide_sums:
         torch.testing.assert_close(h, expected[2], rtol=1e-5, atol=1e-5 * expected[2].abs().max().item())
     else:  # which rounds less than it may
         assert_projected(kernels, h, ops.smoothed(x, smooth, None, None), down)
