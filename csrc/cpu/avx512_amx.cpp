@@ -21,6 +21,7 @@ struct Avx512Amx : Avx512Vnni {
     // Two registers, one behind the other.
     static void store_halves(Float a, Float b, uint16_t* to) { _mm512_storeu_si512(to, __m512i(_mm512_cvtne2ps_pbh(b, a))); }
 
+    static Float near_reciprocal(Float a) { return _mm512_rcp14_ps(a); }
     static float largest(Float a) { return _mm512_reduce_max_ps(a); }
     static Float fraction(Float a) { return _mm512_reduce_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 

@@ -25,7 +25,7 @@ struct Product {
     using Float = typename V::Float;
     static constexpr int64_t kSmallest = 1 << 20;  // multiply-adds that are worth a task
     static constexpr int64_t kBlock = 384, kLeast = 96;  // rows a task at most; and a thread at least, or they share them
-    static constexpr int64_t kPassing = (V::has_tiles ? 1 : 12) << 20;  // bytes of a result that passes the caches by
+    static constexpr int64_t kPassing = 12 << 20;  // bytes of a result that passes the caches by
 
     static Cut cut(const ProductCall& call) {
         return Cut(call, P::kColumns, even_block(call.m, kBlock, call.threads, kLeast), 1, kSmallest);
@@ -250,12 +250,13 @@ struct Product {
     }
 
     // One row's activation, gate and residual, in registers.
+    template <class Activations = Activations<V>>
     [[gnu::always_inline]] static void finish_row(const ProductCall& call, const Rows& rows, int64_t row, int64_t column,
                                                   Float& low, Float& high) {
         int64_t left = call.n - column;
         if (call.activation && !call.paired) {
-            low = Activations<V>::apply(call.activation, low);
-            high = Activations<V>::apply(call.activation, high);
+            low = Activations::apply(call.activation, low);
+            high = Activations::apply(call.activation, high);
         }
         Float v_low, v_high;
         if (rows.gate) {

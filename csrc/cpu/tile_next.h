@@ -41,7 +41,7 @@ struct TileNext {
     // A row's numbers of one panel.
     [[gnu::noinline]] void take(const ProductCall& product, const Rows& rows, int64_t row, int64_t panel, Float low, Float high) {
         int64_t column = panel * P::kColumns;
-        Product<V>::finish_row(product, rows, row, column, low, high);
+        Product<V>::template finish_row<Activations<V, true>>(product, rows, row, column, low, high);
         if (call.smooth) {
             low = V::mul(low, V::load(call.smooth + column));
             high = V::mul(high, V::load(call.smooth + column + V::width));

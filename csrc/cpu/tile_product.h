@@ -24,7 +24,7 @@ struct TileProduct {
     static constexpr int64_t kHeld = 1280;  // of k: the first-level cache holds a panel, if rows pass it by
     static constexpr int64_t kAtOnce = 4;  // rows that are finished at once
     static constexpr int64_t kParts = (kTileRows / kAtOnce + 1) * 2;  // of what is finished beside the steps of the next unit
-    static constexpr int64_t kBatch = 2;  // sums in memory, before they are added up in registers
+    static constexpr int64_t kBatch = 3;  // sums in memory, before they are added up in registers
 
     static Cut cut(const ProductCall& call) {
         if (call.next) return Cut(call, P::kColumns, TileNext<V>::rows(call), kPair, INT64_MAX);  // whole rows
@@ -113,7 +113,9 @@ struct TileProduct {
         const int64_t* place = rows.code.rows + row;
         int64_t groups = call.k / kGroup, count = std::min(kPair, rows.count - row);
         int64_t parts = (kParts + groups - 1) / groups;  // so many that what they read is not overwritten
+        int64_t fetched = 0, share = std::max(kAtOnce, (kPair + groups - 1) / groups);
         auto meanwhile = [&] {
+            if (rows.residual && fetched < count) fetch(work, row, fetched, std::min(count, fetched + share), panel), fetched += share;
             if (work.unit.done == work.unit.count) return work.weight.step();
             for (int64_t i = 0; i < parts && work.unit.done < work.unit.count; ++i) finish_part(work);
         };
@@ -137,6 +139,13 @@ struct TileProduct {
             }
         }
         work.unit = {row, count, panel, 0, 0, totals};
+    }
+
+    // Residuals of a unit's rows [begin, end), which are read when the next one is multiplied.
+    [[gnu::always_inline]] static void fetch(const Work& work, int64_t row, int64_t begin, int64_t end, int64_t panel) {
+        const float* residual = work.call.residual.values + (work.call.paired ? panel / 2 : panel) * P::kColumns;
+        for (int64_t r = row + begin; r < row + end; ++r)
+            for (int64_t i = 0; i < P::kColumns; i += V::width) __builtin_prefetch(residual + work.rows.residual[r] + i);
     }
 
     // N sums as what they stand for, on top of what came before group g.
