@@ -178,21 +178,19 @@ def ours(task: Task, *, recipe: str, rank: int = 32, fused: bool = True, joined:
     chosen = replace(chosen, passes=tuple(p for p in chosen.passes if p.name not in left_out), rules=rules)
     chosen = hasty(chosen) if task.hasty else chosen
     small = aquatint.optimize(_holder(task.module), chosen, calibrate=lambda m: m(*task.calibration))
-    small = small if joined else small.on(Apart(small.target.kernels))
+    small = small if joined else small.on(apart(small.target.kernels))
     return lambda: first(small(*task.inputs))
 
 
-class Apart:
+def apart(kernels: Any) -> Any:
     """The CPU target without kernels for two operators."""
+    from aquatint.runtime.cpu.target import Cpu
 
-    def __init__(self, kernels: Any) -> None:
-        from aquatint.runtime.cpu.target import Cpu
+    class Apart(Cpu):
+        def joins(self, columns: int, format: str) -> bool:
+            return False
 
-        cpu = Cpu(kernels)
-        self.name, self.device, self.gates, self.lower = cpu.name, cpu.device, cpu.gates, cpu.lower
-
-    def joins(self, columns: int, format: str) -> bool:
-        return False
+    return Apart(kernels)
 
 
 def hasty(recipe: Any) -> Any:
