@@ -8,8 +8,10 @@ from torch import Tensor, fx, nn
 
 import aquatint
 from aquatint.compiler.execution import Execution
+from aquatint.compiler.gated import gated
 from aquatint.compiler.hoist import MOST_HELD, WORTH_IT, Held, conditions_among, hoisted
 from aquatint.compiler.interface import InputSpec
+from aquatint.compiler.join import joined
 from aquatint.compiler.module import CompressedModule
 from aquatint.runtime.ops import name_of
 from tests.programs import program_of
@@ -34,6 +36,13 @@ def held_of(small: CompressedModule) -> Held:
     return run
 
 
+def whole_of(small: CompressedModule) -> Execution:
+    """All in one part, with what the target's kernels do together joined as in the module itself."""
+    program, target = small.program, small.target
+    graph = joined(gated(program.graph, program.weights, target.gates), program.weights, target.joins)
+    return Execution(graph, program.weights, target.lower)
+
+
 def names(graph: fx.Graph) -> list[str | None]:
     return [name_of(n.target) for n in graph.nodes if n.op == "call_function"]
 
@@ -42,7 +51,7 @@ def names(graph: fx.Graph) -> list[str | None]:
 def test_the_bits_of_a_call_that_computes_it_all(name: str) -> None:
     small, inputs = optimized(name)
     held = held_of(small)
-    whole = Execution(small.program.graph, small.program.weights, small.target.lower)
+    whole = whole_of(small)
     everything = tuple(range(len(inputs)))
     conditions = conditions_among(small.program.interface.inputs)
     images = tuple(i for i in everything if i not in conditions)
@@ -83,7 +92,7 @@ def test_once_for_each_condition() -> None:
 
 def test_other_sizes_of_a_condition() -> None:
     small, (x, time, text) = optimized("sd")
-    whole = Execution(small.program.graph, small.program.weights, small.target.lower)
+    whole = whole_of(small)
     for size in (7, 9, 1, 7):
         given = [x, time, torch.randn(2, size, text.shape[2])]
         assert torch.equal(small.run(given)[0], whole(*given)[0])
