@@ -86,7 +86,7 @@ class Interface:
             tensors.append(_cast(spec, value))
         for position, (spec, value) in enumerate(given):
             if tensors[position] is None:
-                vector = _cast(spec, torch.as_tensor(value)).reshape(1)
+                vector = _cast(spec, _number(spec, value)).reshape(1)
                 size = spec.shape[0]
                 tensors[position] = vector.expand(sizes.get(size, 1) if isinstance(size, str) else size)
         return [t for t in tensors if t is not None]
@@ -106,6 +106,17 @@ def _match_shape(spec: InputSpec, shape: tuple[int, ...], sizes: dict[str, int])
     if not fits:
         known = ", ".join(f"{k}={v}" for k, v in sizes.items() if k in spec.shape)
         raise InputError(f"{spec.path} has shape {list(shape)}; expected {list(spec.shape)}" + f" with {known}" * bool(known))
+
+
+def _number(spec: InputSpec, value: Any) -> Tensor:
+    """What stands for every sample of a batch."""
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = None
+    if tensor is None or tensor.numel() != 1:
+        raise InputError(f"{spec.path} is {value!r}; expected a number or a tensor {list(spec.shape)}")
+    return tensor
 
 
 def _cast(spec: InputSpec, value: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -146,6 +147,23 @@ def test_calls_that_do_not_fit() -> None:
         small()
     with pytest.raises(InputError, match=r"x\.0: not given"):
         small([1.0])
+
+
+class Timed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
+
+    def forward(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) + timestep[:, None]
+
+
+@pytest.mark.parametrize("time", ["soon", object(), numpy.ones(3)])
+def test_a_time_that_is_no_number(time: object) -> None:
+    small = aquatint.optimize(Timed(), "w8a16", calibrate=lambda m: m(torch.randn(2, 64), torch.tensor([1.0, 2.0])))
+    assert torch.equal(small(torch.ones(2, 64), 3.0), small(torch.ones(2, 64), torch.tensor([3.0, 3.0])))
+    with pytest.raises(InputError, match=r"timestep is .*; expected a number or a tensor \['s0'\]"):
+        small(torch.ones(2, 64), time)
 
 
 def test_artifacts_that_are_none(artifact: Path, tmp_path: Path) -> None:
