@@ -85,7 +85,7 @@ void quantize(const KernelTable* table) {
 void product(const KernelTable* table) {
     static const int kinds[] = {4, 8, 32};
     int bits = kinds[draw(0, 2)];
-    int64_t m = draw(1, 120), n = draw(0, 3) ? draw(1, 90) : 64 * draw(1, 2), groups = draw(1, 20), k = 64 * groups, rank = draw(0, 1) ? draw(1, 40) : 0;
+    int64_t m = draw(1, 120), n = draw(0, 3) ? draw(1, 90) : 64 * draw(1, 2), groups = draw(1, 24), k = 64 * groups, rank = draw(0, 1) ? draw(1, 40) : 0;
     if (bits == 32) rank = 0;
     int weight_bits = bits != 32 && table->wide_sums && draw(0, 1) ? 8 : 4;
     Window window{};
@@ -139,11 +139,16 @@ void product(const KernelTable* table) {
     if (table->tiles && bits == 8 && !gathered && n % 64 == 0) {
         QuantizeCall next{};
         auto smooth = floats(n);
-        auto down = words(panels_of(table, 40) * n);
+        bool down_in_bytes = draw(0, 1);
+        auto down = words(down_in_bytes ? 0 : panels_of(table, 40) * n);
+        auto down_bytes = bytes<uint8_t>(down_in_bytes ? panels_of(table, 40) * n : 0);
+        auto down_scales = floats(panels_of(table, 40));
         std::vector<int8_t> next_codes(m * n);
         std::vector<float> next_scales(m), next_h(m * 40);
-        next.smooth = draw(0, 1) ? smooth.data() : nullptr, next.down = down.data(), next.m = m, next.k = n, next.rank = 40, next.bits = 8;
+        next.smooth = draw(0, 1) ? smooth.data() : nullptr, next.m = m, next.k = n, next.rank = 40, next.bits = 8;
         next.codes = next_codes.data(), next.scales = next_scales.data(), next.h = draw(0, 1) ? next_h.data() : nullptr;
+        next.down = down_in_bytes ? static_cast<const void*>(down_bytes.data()) : down.data();
+        next.down_scales = down_scales.data(), next.branch_bits = down_in_bytes ? 8 : 16;
         call.next = &next, call.y = nullptr;
         aq_product(table, &call, int(draw(1, 4)));
         return;

@@ -96,6 +96,32 @@ def test_gemm(
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("stored", ["int4-g64", "int4-g64-whole"])
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(0, 999), st.integers(1, 150), st.integers(1, 150), st.integers(5, 24), st.sampled_from([0, 40]), st.booleans()
+)
+def test_gemm_of_many_groups(
+    kernels: str, stored: str, seed: int, m: int, n: int, groups: int, rank: int, finished: bool
+) -> None:
+    """With tiles one unit is finished, and the next panel unpacked, beside the steps of another: there are enough of them."""
+    k, random = 64 * groups, torch.Generator().manual_seed(seed)
+    weight, codes = FORMATS[stored].encode(torch.randn(n, k, generator=random)), FORMATS["int8"].encode(rows(seed, m, k))
+    h, up = (torch.randn(s, rank, generator=random) if rank else None for s in (m, n))
+    up = None if up is None else up.bfloat16()
+    ends = {name: torch.randn(m, n, generator=random) for name in ("gate", "residual")} if finished else {}
+    options = {"formats": ["int8", stored], "dtype": torch.float32}
+    kernel = target(kernels).lower(
+        "aquatint::gemm", (Slot, Slot, *weight, None, Slot if rank else None, up), options | dict.fromkeys(ends, Slot)
+    )
+    assert kernel is not None
+    y = kernel(*codes, *(() if h is None else (h,)), *ends.values())
+    rounded = branch_rounding(kernels, ops.gemm, codes, weight, h, up, **options)
+    scaled = ends["gate"].abs() if finished else 1.0
+    assert_near(y, ops.gemm, *codes, *weight, None, h, up, **options, **ends, rounded=rounded * scaled)
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 999), st.integers(1, 60), st.integers(1, 100), st.integers(1, 5), st.sampled_from([0, 8]), st.booleans())
 def test_gemm_by_bytes(kernels: str, seed: int, m: int, n: int, groups: int, rank: int, extreme: bool) -> None:

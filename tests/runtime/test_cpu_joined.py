@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aquatint.compiler.formats import FORMATS
+from aquatint.compiler.powers import rounded
 from aquatint.runtime import ops
 from aquatint.runtime.ops import Slot
 
@@ -56,6 +57,23 @@ def test_gemm_quantize(stored, seed, m, columns, groups, rank, next_rank, smooth
     if next_rank:
         y = ops.gemm(*codes, *weight, None, h, up, **{k: v for k, v in options.items() if k != "into"}, gate=factor)
         assert_projected(KERNELS, found[2][0], ops.smoothed(y[0], smooth, None, None), down)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 150), st.integers(1, 5), st.sampled_from([1, 16, 40]))
+def test_the_next_branch_reads_the_next_codes(seed, m, columns, rank) -> None:
+    n, random = 64 * columns, torch.Generator().manual_seed(seed)
+    weight, codes = (
+        FORMATS["int4-g64-whole"].encode(torch.randn(n, 128, generator=random)),
+        FORMATS["int8"].encode(rows(seed, m, 128)),
+    )
+    down = rounded(torch.randn(rank, n, generator=random), 0)
+    options = {"formats": ["int8", "int4-g64-whole"], "dtype": torch.float32, "into": "int8", "branch": "int8"}
+    kernel = kernel_of(Slot, Slot, *weight, None, None, None, None, down, **options)
+    assert kernel.quantize.call.branch_bits == 8
+    found, scales, h = kernel(*codes)
+    expected = (found.float() * scales) @ down.T
+    torch.testing.assert_close(h, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 def test_threads_do_not_change_a_bit() -> None:
