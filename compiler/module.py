@@ -46,10 +46,15 @@ class Target(Protocol):
     def joins(self, columns: int, format: str) -> bool: ...
 
 
-def _run(graph: fx.Graph, weights: Weights, target: Target, specs: Sequence[InputSpec], hoists: bool) -> Repeats | Held:
-    """With what the target's kernels do together joined, and with `hoists` what follows from the conditions alone done once."""
+def fitted(graph: fx.Graph, weights: Weights, target: Target) -> fx.Graph:
+    """The graph with what the target's kernels do together made one operator."""
     graph = joined(gated(graph, weights, target.gates), weights, target.joins)
-    graph = rotated(graph) if target.rotates else graph
+    return rotated(graph) if target.rotates else graph
+
+
+def _run(graph: fx.Graph, weights: Weights, target: Target, specs: Sequence[InputSpec], hoists: bool) -> Repeats | Held:
+    """As the target's kernels take it, and with `hoists` what follows from the conditions alone done once."""
+    graph = fitted(graph, weights, target)
     record = replay.recorded if target.device.type == "cpu" else cuda_graph.recorded
 
     def ready(part: fx.Graph) -> Repeats:

@@ -30,12 +30,13 @@ struct Activations {
         return V::scale_by_power(V::fma(y, part, V::set(9.999252188e-01f)), x);
     }
 
-    // Beyond, what is made of it would be denormal, and slow.
+    // 2^x, up to where what is made of it would be denormal, and slow.
     static Float power(Float x) {
+        x = V::max(V::set(-115.0f), V::min(V::set(115.0f), x));
         if constexpr (Narrow)
-            return exp2_for_bfloat16(V::max(V::set(-115.0f), V::min(V::set(115.0f), x)));
+            return exp2_for_bfloat16(x);
         else
-            return exp2(V::max(V::set(-115.0f), V::min(V::set(115.0f), x)));
+            return exp2(x);
     }
 
     static Float inverse(Float x) {

@@ -109,8 +109,8 @@ inline void multiply_tiles(TileRows rows, const void* panel, int64_t count, void
 
 // sums (16, 32) = rows of bfloat16, one tile after the other, x a panel: what may run between two steps of multiply_tiles.
 [[gnu::always_inline]] inline void multiply_half(const void* rows, const void* panel, int64_t count, float* sums) {
-    for (int64_t half = 0; half < 2; ++half, sums += kTileRows) {
-        const auto *a = static_cast<const uint8_t*>(rows), *b = static_cast<const uint8_t*>(panel) + half * 64;
+    for (int64_t beside = 0; beside < 2; ++beside, sums += kTileRows) {
+        const auto *a = static_cast<const uint8_t*>(rows), *b = static_cast<const uint8_t*>(panel) + beside * 64;
         asm volatile("" : : : "memory");
         _tile_zero(5);
         for (int64_t i = 0; i < count; ++i, a += kTileBytes, b += 4 * kPair * 16) {

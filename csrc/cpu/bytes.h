@@ -19,7 +19,7 @@ struct Bytes {
     using P = Panels<V>;
     using Float = typename V::Float;
     using Sum = typename V::Sum;
-    static constexpr bool kHere = V::wide_sums && !V::has_tiles;  // tiles go down in bytes alone: tile_bytes.h
+    static constexpr bool kUp = V::wide_sums && !V::has_tiles;  // where the way up is bytes too; by tiles it is not: tile_bytes.h
     static constexpr int64_t kFour = 4;     // neighbours that are multiplied at once
     static constexpr int64_t kLeading = 8;  // ranks with two digits
     static constexpr float kDigit = 128.0f;

@@ -175,7 +175,7 @@ struct Product {
     template <int R>
     [[gnu::always_inline]] static void add_branch(const ProductCall& call, const Rows& rows, int64_t row, int64_t panel,
                                                   Float (&low)[R], Float (&high)[R]) {
-        if constexpr (Bytes<V>::kHere)
+        if constexpr (Bytes<V>::kUp)
             if (call.branch_bits == 8) return add_bytes<R>(call, rows, row, panel, low, high);
         int64_t stride = Words<V>::stride(call.rank), pairs = (call.rank + 1) / 2;
         const auto *h = static_cast<const int16_t*>(rows.h) + row * stride, *up = static_cast<const int16_t*>(call.up);

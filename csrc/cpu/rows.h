@@ -198,7 +198,7 @@ struct RowSource {
 
     static void of_branch(const ProductCall& call, const float* h, Rows& rows) {
         using Branch = typename Ways<V>::Branch;
-        if constexpr (Bytes<V>::kHere)
+        if constexpr (Bytes<V>::kUp)
             if (call.branch_bits == 8) return of_bytes(call, h, rows);
         int64_t rank = call.rank;
         auto* block = scratch<typename Branch::Number, 18>(Branch::room(rows.count, rank));

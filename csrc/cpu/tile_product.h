@@ -108,7 +108,7 @@ struct TileProduct {
     static void pair(Work& work, int64_t row, int64_t panel, const int8_t* weight) {
         const ProductCall& call = work.call;
         const Block& rows = work.rows;
-        if (!work.rows.whole) work.turn ^= 1;
+        if (!rows.whole) work.turn ^= 1;
         float* totals = work.totals[work.turn];
         const int64_t* place = rows.code.rows + row;
         int64_t groups = call.k / kGroup, count = std::min(kPair, rows.count - row);
@@ -127,12 +127,12 @@ struct TileProduct {
             else
                 multiply_tiles<int8_t, Square<Both>>(codes, panel, rows.wide, sums, 4 * kPair, meanwhile);
         };
-        if (work.rows.whole) {
+        if (rows.whole) {
             multiply(0, totals);
         } else {
-            for (int64_t g = 0; g < groups; g += kBatch * work.rows.wide) {
-                int64_t batch = std::min(kBatch, (groups - g) / work.rows.wide);
-                for (int64_t i = 0; i < batch; ++i) multiply(g + i * work.rows.wide, work.sums + i * kPair * kPair);
+            for (int64_t g = 0; g < groups; g += kBatch * rows.wide) {
+                int64_t batch = std::min(kBatch, (groups - g) / rows.wide);
+                for (int64_t i = 0; i < batch; ++i) multiply(g + i * rows.wide, work.sums + i * kPair * kPair);
                 tiles<kBatch>(batch, [&](auto N, int64_t) {
                     (rows.scaled ? &add<N.value, true> : &add<N.value, false>)(work, row, count, panel, g, totals);
                 });
@@ -157,8 +157,8 @@ struct TileProduct {
         const int32_t* sums = work.sums;
         int64_t groups = call.k / kGroup, places[N] = {};
         for (int i = 0; i < N; ++i) {
-            scales[i] = own + (g + i * work.rows.wide) * call.weight_groups / groups * P::kColumns;
-            if constexpr (Scaled) places[i] = rows.scale.groups[g + i * work.rows.wide];
+            scales[i] = own + (g + i * rows.wide) * call.weight_groups / groups * P::kColumns;
+            if constexpr (Scaled) places[i] = rows.scale.groups[g + i * rows.wide];
         }
         for (int64_t r = 0; r < count; ++r, sums += kPair, totals += kPair) {
             auto low = g ? V::load(totals) : V::zero(), high = g ? V::load(totals + V::width) : V::zero();
@@ -197,6 +197,7 @@ struct TileProduct {
         unit.done = to;
     }
 
+    // What 16 rows of h give to a panel.
     static void project(Work& work) {
         int64_t tile = (work.unit.row + work.unit.done) / kTileRows, deep = Halves<V>::deep(work.call.rank);
         const auto* h = static_cast<const uint8_t*>(work.rows.h) + tile * deep * kTileBytes;

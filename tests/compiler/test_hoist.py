@@ -8,11 +8,9 @@ from torch import Tensor, fx, nn
 
 import aquatint
 from aquatint.compiler.execution import Execution
-from aquatint.compiler.gated import gated
 from aquatint.compiler.hoist import MOST_HELD, WORTH_IT, Held, conditions_among, hoisted
 from aquatint.compiler.interface import InputSpec
-from aquatint.compiler.join import joined
-from aquatint.compiler.module import CompressedModule
+from aquatint.compiler.module import CompressedModule, fitted
 from aquatint.runtime.ops import name_of
 from tests.programs import program_of
 from tests.zoo import build
@@ -37,10 +35,9 @@ def held_of(small: CompressedModule) -> Held:
 
 
 def whole_of(small: CompressedModule) -> Execution:
-    """All in one part, with what the target's kernels do together joined as in the module itself."""
+    """All in one part."""
     program, target = small.program, small.target
-    graph = joined(gated(program.graph, program.weights, target.gates), program.weights, target.joins)
-    return Execution(graph, program.weights, target.lower)
+    return Execution(fitted(program.graph, program.weights, target), program.weights, target.lower)
 
 
 def names(graph: fx.Graph) -> list[str | None]:
