@@ -20,6 +20,7 @@ from aquatint.compiler.interface import (
     describe,
     parameters_of,
     replace_leaves,
+    signature_of,
 )
 from aquatint.compiler.program import Program, Site
 from aquatint.compiler.weights import Weights
@@ -84,7 +85,7 @@ def capture(model: nn.Module, example: Example, name: str = "model", sampler: Ma
 def _capture(model: nn.Module, example: Example, name: str, sampler: Mapping[str, Any] | None, doubles: bool = True) -> Program:
     given = example = Example(example.args, {k: v for k, v in example.kwargs.items() if k != RETURN_DICT})
     parameters = parameters_of(model)
-    leaves = call_leaves(parameters, example.args, example.kwargs)
+    leaves = call_leaves(signature_of(parameters), example.args, example.kwargs)
     tensors = {path: value for path, value in leaves if isinstance(value, Tensor)}
     if not tensors:
         raise CaptureError("the example call of the model has no tensor in it")

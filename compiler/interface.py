@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 from dataclasses import dataclass
@@ -54,9 +55,14 @@ class Interface:
     constants: tuple[tuple[str, Any], ...]
     output: Any
 
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """What a call is held against."""
+        return signature_of(self.parameters)
+
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor], bool]:
         """The tensors of a call in program order, and whether it asks for a tuple. Raises InputError."""
-        leaves = dict(call_leaves(self.parameters, args, kwargs))
+        leaves = dict(call_leaves(self.signature, args, kwargs))
         as_tuple = leaves.pop(RETURN_DICT, True) is False
         for path, expected in self.constants:
             given = leaves.pop(path, expected)
@@ -136,15 +142,19 @@ def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
     return tuple(rows)
 
 
-def call_leaves(parameters: tuple[Parameter, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
-    """(path, leaf) of one call, in the order of the signature. Raises InputError when it does not fit."""
+def signature_of(parameters: tuple[Parameter, ...]) -> inspect.Signature:
+    """The signature with these parameters."""
     kinds = inspect._ParameterKind
-    signature = inspect.Signature(
+    return inspect.Signature(
         [
             inspect.Parameter(p.name, kinds[p.kind], default=p.default if p.optional else inspect.Parameter.empty)
             for p in parameters
         ]
     )
+
+
+def call_leaves(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(path, leaf) of one call, in the order of the signature. Raises InputError when it does not fit."""
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -152,7 +162,7 @@ def call_leaves(parameters: tuple[Parameter, ...], args: tuple[Any, ...], kwargs
     bound.apply_defaults()
     leaves: list[tuple[str, Any]] = []
     for name, value in bound.arguments.items():
-        extra = signature.parameters[name].kind == kinds.VAR_KEYWORD
+        extra = signature.parameters[name].kind == inspect.Parameter.VAR_KEYWORD
         for key, item in value.items() if extra else [(name, value)]:
             leaves.extend(_leaves(key, item))
     return leaves

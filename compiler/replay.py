@@ -95,10 +95,34 @@ class Replay:
         elif self._loose.intersection((node, *node.all_input_nodes)):
             if node not in self._loose:
                 values[node] = self._place(found, homes)
-            self._runs.append((node, partial(self._anew, execution.kernels[node], node)))
+            self._runs.append((node, self._moving(node, recording)))
         else:
             values[node] = self._place(found, homes)
             self._runs.append((node, _bound(execution, node, values)))
+
+    def _moving(self, node: fx.Node, recording: _Recording) -> Run:
+        """What runs a kernel where its inputs and results lie each time: bound once if that is a matter of addresses."""
+        kernel: Any = self._execution.kernels[node]
+        loose = [n for n in dict.fromkeys((node, *argument_nodes(node))) if n in self._loose]
+        stand_ins = {n: torch.empty_like(recording.found[n], device="cpu") for n in loose}
+        values = {**self._values, **stand_ins}
+        run = kernel.bind(values[node], *[values[n] for n in argument_nodes(node) if n not in self._execution.weights])
+        places = {n: run.places_of(t) if hasattr(run, "places_of") else [] for n, t in stand_ins.items()}
+        if not all(places.values()):
+            return partial(self._anew, kernel, node)
+        for tensor in stand_ins.values():
+            tensor.untyped_storage().resize_(0)  # what the call holds of it is moved before it runs
+        moves = [(n, place.move) for n, found in places.items() for place in found]
+        described = recording.found[node] if node in self._loose else None
+        return partial(self._moved, run, moves, node, described)
+
+    def _moved(self, run: Run, moves: Sequence[tuple[fx.Node, Callable[[int], None]]], node: fx.Node, described: Any) -> None:
+        values = self._values
+        if described is not None:
+            values[node] = torch.empty_strided(described.shape, described.stride(), dtype=described.dtype)
+        for moving, move in moves:
+            move(values[moving].data_ptr())
+        run()
 
     def _anew(self, kernel: Any, node: fx.Node) -> None:
         """Bind the kernel to where its inputs and results lie this time, and run it."""
@@ -143,6 +167,7 @@ class _Recording:
     rooms  how large, from which step to which;  results  what the run gave
     served  nodes that a kernel computes which can be bound
     order  of the nodes, the execution's or a better one
+    spaced  inputs that leave gaps in memory
     by_numbers  does a shape follow the numbers in a mask? Then it can be another the next time
     """
 
@@ -159,6 +184,7 @@ class _Recording:
         values: Values = dict(zip(execution.inputs, inputs, strict=True))
         for node in execution.inputs:
             self.found[node], self.homes[node] = values[node].to("meta"), [self._new_room(values[node], -1)]
+        self.spaced = {n for n in execution.inputs if self.found[n].stride() != values[n].stride()}
         for place, (node, step, freed) in enumerate(execution.scheduled(self.order)):
             values[node] = step(values)
             self._see(node, values, place)
@@ -197,10 +223,10 @@ class _Recording:
     def loose(self) -> set[fx.Node]:
         """Large inputs that kernels alone read, and large results of kernels that nothing else reads: they are not copied.
 
-        They need no room, but what reads or makes them is bound anew in every run.
+        They need no room, but what reads or makes them is told in every run where they lie, or bound anew.
         """
         inputs, results = self._execution.inputs, self._execution.results
-        found = {n for n in inputs if self._large(n) and n not in results and self.served.issuperset(n.users)}
+        found = {n for n in inputs if self._large(n) and n not in results and self.served.issuperset(n.users)} - self.spaced
         found |= {n for n in results if self._large(n) and n in self.served and len(n.users) == 1 and results.count(n) == 1}
         for home in (home for node in found for home in self.homes[node] if home is not None):
             self.rooms[home] = replace(self.rooms[home], size=0)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aquatint.runtime.cpu.binding import Run, collected, runner, staged
+from aquatint.runtime.cpu.binding import Bound, Run, collected, staged
 from aquatint.runtime.cpu.kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, window_of
 from aquatint.runtime.cpu.native import AttentionCall, Heads, KernelSet, LinearCall, Window
 from aquatint.runtime.cpu.pack import panels
@@ -100,7 +100,7 @@ class AttentionKernel(BoundKernel):
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
         heads = [Heads(at(t), *t.stride()[:3]) for t in (q, k, v)]
         call = AttentionCall(*heads, *q.shape[:3], k.shape[2], q.shape[3], scale, self.bfloat16, at(results))
-        return runner(self.kernels, self.kernels.library.aq_attention, call, (q, k, v, results))
+        return Bound(self.kernels, self.kernels.library.aq_attention, call, (q, k, v, results))
 
 
 class LinearKernel(BoundKernel):
@@ -177,7 +177,7 @@ class FloatWeight:
         )  # fmt: skip
         if window:
             call.window = ctypes.pointer(window)
-        return runner(self.kernels, self.kernels.library.aq_linear, call, (self, x, weight, window, table, y), before, after)
+        return Bound(self.kernels, self.kernels.library.aq_linear, call, (self, x, weight, window, table, y), before, after)
 
 
 def pair(value: Any) -> list[int]:

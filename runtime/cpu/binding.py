@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,22 +16,60 @@ from aquatint.runtime.layout import at
 Run = Callable[[], Any]
 
 
-def runner(
-    kernels: KernelSet, function: Any, call: ctypes.Structure, held: Any, before: Sequence[Run] = (), after: Sequence[Run] = ()
-) -> Run:
-    """What runs a bound call; `held` keeps alive the tensors whose addresses are in it, those of its kernel too."""
-    table, threads, kept = kernels.table, torch.get_num_threads, (call, held)
-    if not before and not after:
-        return lambda: function(table, kept[0], threads())
+class Bound:
+    """What runs a bound call; `held` keeps alive the tensors whose addresses are in it, those of its kernel too.
 
-    def run() -> None:
-        for refresh in before:
+    before, after  what must be refreshed first, and handed over at last
+    """
+
+    def __init__(
+        self, kernels: KernelSet, function: Any, call: ctypes.Structure, held: Any, before: Sequence[Run] = (),
+        after: Sequence[Run] = (),
+    ) -> None:  # fmt: skip
+        self._table, self._function, self._call, self._held = kernels.table, function, call, held
+        self._before, self._after = before, after
+
+    def __call__(self) -> None:
+        for refresh in self._before:
             refresh()
-        function(table, kept[0], threads())
-        for finish in after:
+        self._function(self._table, self._call, torch.get_num_threads())
+        for finish in self._after:
             finish()
 
-    return run
+    def places_of(self, tensor: Tensor) -> list[Place]:
+        """Where the call holds addresses within `tensor`: to change these is all it takes for another that lies elsewhere.
+
+        Nowhere, if copies of what it reads or writes are what the kernel sees.
+        """
+        if self._before or self._after:
+            return []
+        first = tensor.data_ptr()
+        return [p for p in _addresses(self._call, first) if 0 <= p.offset < tensor.untyped_storage().nbytes()]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A field of a call that holds an address, so many bytes behind a tensor's."""
+
+    call: ctypes.Structure
+    field: str
+    offset: int
+
+    def move(self, address: int) -> None:
+        """The tensor lies there now."""
+        setattr(self.call, self.field, address + self.offset)
+
+
+def _addresses(call: ctypes.Structure, first: int) -> Iterator[Place]:
+    """Every address in a call and in what it points to."""
+    for name, kind, *_ in call._fields_:
+        value = getattr(call, name)
+        if kind is ctypes.c_void_p and value is not None:
+            yield Place(call, name, value - first)
+        elif isinstance(value, ctypes.Structure):
+            yield from _addresses(value, first)
+        elif isinstance(value, ctypes._Pointer) and value:
+            yield from _addresses(value.contents, first)
 
 
 def staged(tensor: Tensor) -> tuple[Tensor, list[Run]]:

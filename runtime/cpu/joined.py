@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -35,8 +34,7 @@ class GemmQuantizeKernel(BoundKernel):
     def bind(self, results: tuple[Tensor, ...], codes: Tensor, scales: Tensor, *varying: Tensor) -> Run:
         y, others = self._between(codes), ops.filled(self.gemm.product.epilogue, varying[self.gemm.branch :])
         if all(can_spread(v, y.shape) for v in others):
-            both = self.gemm.bind(y, codes, scales, *varying, next=self.quantize.into(*results))
-            return partial(_run, both, (results, self))
+            return self.gemm.bind(y, codes, scales, *varying, next=self.quantize.into(*results))
         y = self.gemm.results(codes)
         multiply, encode = self.gemm.bind(y, codes, scales, *varying), self.quantize.bind(results, y)
         return lambda: (multiply(), encode())
@@ -44,8 +42,3 @@ class GemmQuantizeKernel(BoundKernel):
     def _between(self, codes: Tensor) -> Tensor:
         """What the product gives, without memory."""
         return torch.empty(*codes.shape[:-1], self.gemm.product.n, device="meta")
-
-
-def _run(run: Run, held: tuple[Any, ...]) -> None:
-    """Run what reads and writes `held`, which lives as long as this call of it."""
-    run()

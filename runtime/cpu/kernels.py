@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime import ops
-from aquatint.runtime.cpu.binding import Run, collected, runner, spread, staged
+from aquatint.runtime.cpu.binding import Bound, Run, collected, spread, staged
 from aquatint.runtime.cpu.native import GroupAffineCall, KernelSet, ProductCall, QuantizeCall, Window
 from aquatint.runtime.cpu.pack import GROUP, packed_down, packed_up, packed_weight, panels
 from aquatint.runtime.layout import at, can_spread, in_turns, output_size
@@ -80,8 +80,8 @@ class QuantizeKernel(BoundKernel):
         call.x = at(rows)
         call.gain, call.offset = (found for found, _, _ in spreads)
         before += [refresh for _, _, refreshes in spreads for refresh in refreshes]
-        held = (self, rows, numbers, spreads, results)
-        return runner(self.kernels, self.kernels.library.aq_quantize, call, held, before, after)
+        held = (rows, spreads, results)
+        return Bound(self.kernels, self.kernels.library.aq_quantize, call, held, before, after)
 
     def into(self, codes: Tensor, scales: Tensor, h: Tensor | None = None) -> QuantizeCall:
         """A call with its results in place, and without what it reads."""
@@ -89,6 +89,7 @@ class QuantizeKernel(BoundKernel):
         call.k = codes.shape[-1] * 8 // self.format.bits
         call.m, call.group = codes.numel() // codes.shape[-1], self.format.group or call.k
         call.codes, call.scales, call.h = at(codes), at(scales), at(h)
+        call.held = self, codes, scales, h
         return call
 
 
@@ -113,7 +114,7 @@ class GroupAffineKernel(BoundKernel):
         call = GroupAffineCall.from_buffer_copy(self.call)
         call.x, call.images, call.pixels, call.channels = at(x), len(x), x[0, 0].numel(), x.shape[1]
         call.gain, call.offset = map(at, results)
-        return runner(self.kernels, self.kernels.library.aq_group_affine, call, (self, x, results))
+        return Bound(self.kernels, self.kernels.library.aq_group_affine, call, (self, x, results))
 
 
 class _Product:
@@ -179,7 +180,7 @@ class _Product:
             call.window = ctypes.pointer(window)
         if next:
             call.next = ctypes.pointer(next)
-        return runner(self.kernels, self.kernels.library.aq_product, call, (held, numbers, y, next), before, after)
+        return Bound(self.kernels, self.kernels.library.aq_product, call, (held, numbers, y, next), before, after)
 
 
 class GemmKernel(BoundKernel):

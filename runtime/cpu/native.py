@@ -31,6 +31,7 @@ class QuantizeCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("codes", "scales", "h")),
         ("threads", ctypes.c_int64),
     ]
+    held: Any = None  # what lives as long as the call
 
 
 class GroupAffineCall(ctypes.Structure):

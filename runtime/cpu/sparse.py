@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aquatint.compiler.formats import format_named
 from aquatint.runtime.cpu.aten import FloatWeight
-from aquatint.runtime.cpu.binding import Run, runner, staged
+from aquatint.runtime.cpu.binding import Bound, Run, staged
 from aquatint.runtime.cpu.kernels import BoundKernel, window_of
 from aquatint.runtime.cpu.native import KernelSet, LinearCall, MovedAffineCall, RecallCall, Window
 from aquatint.runtime.cpu.pack import panels
@@ -53,7 +53,7 @@ class RowwiseMatmul(BoundKernel):
         parts = zip(rows.view(-1, m, k), weights.view(-1, n, k), results.view(-1, m, n), strict=True)
         calls = [LinearCall(x=at(a), weight=at(w), m=m, n=n, k=k, y=at(y)) for a, w, y in parts]
         kernel = self.kernels.library.aq_linear
-        runs = [runner(self.kernels, kernel, call, (rows, weights, results)) for call in calls]
+        runs = [Bound(self.kernels, kernel, call, (rows, weights, results)) for call in calls]
 
         def run() -> None:
             for step in (*before, *more, *runs):
@@ -98,7 +98,7 @@ class RowwiseConvolution(BoundKernel):
         call = LinearCall(x=at(rows), weight=at(self.weight), bias=at(self.bias), m=m, n=n, k=k, y=at(results))
         call.window = ctypes.pointer(window)
         held = (rows, window, places, results, self)
-        return runner(self.kernels, self.kernels.library.aq_depthwise, call, held, before)
+        return Bound(self.kernels, self.kernels.library.aq_depthwise, call, held, before)
 
 
 class SquareWeight:
@@ -116,7 +116,7 @@ class SquareWeight:
         window.squares = len(squares) if squares is not None else (window.rows + 1) // 2 * ((window.columns + 1) // 2)
         call = LinearCall(x=at(x), weight=at(self.weight), bias=at(self.bias), m=len(x) * window.squares, n=n, k=k, y=at(y))
         call.window = ctypes.pointer(window)
-        return runner(self.kernels, self.kernels.library.aq_winograd, call, (x, window, squares, y, self), before)
+        return Bound(self.kernels, self.kernels.library.aq_winograd, call, (x, window, squares, y, self), before)
 
 
 class TakeKernel(BoundKernel):
@@ -184,7 +184,7 @@ class RecallKernel(BoundKernel):
             at(codes), at(scales), at(index), at(ahead), len(codes), codes.shape[1], results.shape[1] - rows, rows, width,
             (self.format and self.format.group) or width, self.format.bits if self.format else 32, at(results),
         )  # fmt: skip
-        return runner(self.kernels, self.kernels.library.aq_recall, call, (results, codes, scales, index, ahead), refresh)
+        return Bound(self.kernels, self.kernels.library.aq_recall, call, (results, codes, scales, index, ahead), refresh)
 
     def _width(self, codes: Tensor) -> int:
         return codes.shape[-1] * 8 // self.format.bits if self.format else codes.shape[-1]
@@ -234,4 +234,4 @@ class MovedAffineKernel(BoundKernel):
         call.images, call.rows, call.channels = ordered[3].shape
         call.new_gain, call.new_offset = map(at, results)
         before = [refresh for each in refreshes for refresh in each]
-        return runner(self.kernels, self.kernels.library.aq_moved_affine, call, (ordered, results), before)
+        return Bound(self.kernels, self.kernels.library.aq_moved_affine, call, (ordered, results), before)

@@ -97,6 +97,32 @@ def test_large_inputs_and_results_are_not_copied() -> None:
     assert not replay._values.keys() & replay._loose, "nothing large is held between calls"
 
 
+@pytest.mark.parametrize("lie", ["apart", "side by side", "spaced", "in half"])
+def test_large_inputs_are_read_where_they_lie(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """x is quantized and added too: a call that is bound once is told of both addresses, or it reads a copy."""
+    lines = ["%y = aten::linear.default(%x, @w.weight, None)", "%z = aten::add.Tensor(%x, %y)", "return [%z]"]
+    raw = program_of(lines, {"w.weight": torch.randn(64, 64, generator=torch.Generator().manual_seed(0))})
+    program, _ = run_recipe(raw, SVDQUANT, context_for(raw, token_inputs(), W4A8))
+    wide = torch.randn(5, 2, 5000, 128)
+    parts = wide[..., 32:96]
+    calls = {
+        "apart": [x.clone() for x in parts],
+        "side by side": parts.contiguous(),
+        "spaced": parts,
+        "in half": parts.bfloat16(),
+    }
+    replays = check(program, tuple((x,) for x in calls[lie]))
+    replay = replays._replay
+    assert replay is not None
+    assert any(n.op == "placeholder" for n in replay._loose) == (lie != "spaced")
+    if lie in ("apart", "side by side"):
+        expected = [replays.execution(x)[0] for x in calls[lie]]
+        for kernel in replays.execution.kernels.values():
+            monkeypatch.setattr(kernel, "bind", None)
+        for x, y in zip(calls[lie], expected, strict=True):
+            assert torch.equal(replay(x)[0], y)
+
+
 def one_product() -> Program:
     random = torch.Generator().manual_seed(0)
     return program_of(
