@@ -106,7 +106,7 @@ class Replay:
         loose = [n for n in dict.fromkeys((node, *argument_nodes(node))) if n in self._loose]
         stand_ins = {n: torch.empty_like(recording.found[n], device="cpu") for n in loose}
         values = {**self._values, **stand_ins}
-        run = kernel.bind(values[node], *[values[n] for n in argument_nodes(node) if n not in self._execution.weights])
+        run = kernel.bind(values[node], *_given(self._execution, node, values))
         places = {n: run.places_of(t) if hasattr(run, "places_of") else [] for n, t in stand_ins.items()}
         if not all(places.values()):
             return partial(self._anew, kernel, node)
@@ -117,6 +117,7 @@ class Replay:
         return partial(self._moved, run, moves, node, described)
 
     def _moved(self, run: Run, moves: Sequence[tuple[fx.Node, Callable[[int], None]]], node: fx.Node, described: Any) -> None:
+        """Run a bound call with inputs and results where they lie this time; `described` is a result to make room for."""
         values = self._values
         if described is not None:
             values[node] = torch.empty_strided(described.shape, described.stride(), dtype=described.dtype)
@@ -127,7 +128,7 @@ class Replay:
     def _anew(self, kernel: Any, node: fx.Node) -> None:
         """Bind the kernel to where its inputs and results lie this time, and run it."""
         values = self._values
-        given = [values[n] for n in argument_nodes(node) if n not in self._execution.weights]
+        given = _given(self._execution, node, values)
         if node in self._loose:
             values[node] = kernel.results(*given)
         kernel.bind(values[node], *given)()
@@ -139,11 +140,16 @@ class Replay:
         return tuple(_like(tensor, self._arena[home]) for tensor, home in zip(found, homes, strict=True))  # type: ignore[index]
 
 
+def _given(execution: Execution, node: fx.Node, values: Values) -> list[Any]:
+    """What the kernel of `node` is called with: its arguments but for weights."""
+    return [values[n] for n in argument_nodes(node) if n not in execution.weights]
+
+
 def _bound(execution: Execution, node: fx.Node, values: Values) -> Run:
     """What computes `node` into the tensors that stand for it."""
     results = values[node]
     kernel = execution.kernels.get(node)
-    given = [values[n] for n in argument_nodes(node) if n not in execution.weights]
+    given = _given(execution, node, values)
     if kernel and hasattr(kernel, "bind") and kernel.fits(*given):
         return kernel.bind(results, *given)  # type: ignore[attr-defined]
     if ops.name_of(node.target) in INTO and isinstance(results, Tensor):
@@ -200,7 +206,7 @@ class _Recording:
         for source in sources:
             self._read(source, place)
         kernel = self._execution.kernels.get(node)
-        given = [values[n] for n in argument_nodes(node) if n not in self._execution.weights]
+        given = _given(self._execution, node, values)
         if kernel and hasattr(kernel, "bind") and kernel.fits(*given):
             self.served.add(node)
         tensors = _tensors(value)
