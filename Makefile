@@ -49,7 +49,7 @@ CUDA_HEADERS := $(wildcard csrc/cuda/*.h) csrc/common/codec.h
 FATBIN = @mkdir -p $(@D); echo $@; $(NVCC) -std=c++17 -O3 -Icsrc -fatbin -Xptxas -v $(FLAGS) $< -o $@ > $(@:.fatbin=.log) 2>&1 \
   || (cat $(@:.fatbin=.log); false)
 FOR = $(foreach sm,$1,-gencode=arch=compute_$(sm),code=sm_$(sm))
-KERNELS := product_w4_sm90 product_w8_sm90 quantize_sm90
+KERNELS := product_w4_sm90 product_w8_sm90 quantize_sm90 turned_sm90
 KERNELS += $(filter-out ceiling%,$(patsubst csrc/cuda/%.cu,%,$(wildcard csrc/cuda/*_sm80.cu csrc/cuda/*_sm120.cu)))
 # For models in bfloat16, and in float16.
 FATBINS := $(KERNELS) $(KERNELS:%=%_f16) ceiling_sm80 ceiling_sm90

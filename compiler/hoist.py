@@ -21,9 +21,8 @@ from aquatint.compiler.repeats import Repeats
 from aquatint.runtime.ops import name_of
 
 MOST_HELD = 2  # conditions: pipelines with two calls a step make one with the text and one without
-WORTH_IT = frozenset(
-    (*PRODUCTS, "aquatint::gemm_quantize", "aten::conv2d.default", "aten::conv1d.default", "aten::conv3d.default")
-)
+JOINED = ("aquatint::gemm_quantize", "aquatint::gemm_rotary")
+WORTH_IT = frozenset((*PRODUCTS, *JOINED, "aten::conv2d.default", "aten::conv1d.default", "aten::conv3d.default"))
 TIME = "timestep"
 SIZE = "aten::sym_size.int"
 

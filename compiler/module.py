@@ -23,6 +23,7 @@ from aquatint.compiler.repeats import Repeats
 from aquatint.compiler.rotary import rotated
 from aquatint.compiler.stopwatch import stopwatch
 from aquatint.compiler.text import text
+from aquatint.compiler.turned import turned
 from aquatint.compiler.weights import Weights
 from aquatint.runtime.ops import name_of
 
@@ -45,11 +46,13 @@ class Target(Protocol):
 
     def joins(self, columns: int, format: str) -> bool: ...
 
+    def turns(self, width: int, formats: tuple[str, str]) -> bool: ...
+
 
 def fitted(graph: fx.Graph, weights: Weights, target: Target) -> fx.Graph:
     """The graph with what the target's kernels do together made one operator."""
     graph = joined(gated(graph, weights, target.gates), weights, target.joins)
-    return rotated(graph) if target.rotates else graph
+    return turned(rotated(graph), weights, target.turns) if target.rotates else graph
 
 
 def _run(graph: fx.Graph, weights: Weights, target: Target, specs: Sequence[InputSpec], hoists: bool) -> Repeats | Held:

@@ -60,7 +60,7 @@ def _rotary(graph: fx.Graph, turn: Turn) -> fx.Node:
             graph.call_function(part, (turn.cos,)) for part in (torch.ops.aten.real.default, torch.ops.aten.imag.default)
         )
     options: dict[str, Any] = {"dtype": turn.dtype, **({"halves": True} if turn.halves else {})}
-    if _is_norm_of_rows(turn.x) and (turn.sizes is None or _has_heads(turn.x.args[0])):
+    if is_norm_of_rows(turn.x) and (turn.sizes is None or _has_heads(turn.x.args[0])):
         x, _, weight, eps = turn.x.args
         return graph.call_function(ops.rotary, (x, cos, sin, weight), {**options, "eps": eps})
     x = turn.x
@@ -184,7 +184,7 @@ def _has_heads(x: Any) -> bool:
     return apart or ((is_call(x, "aten::view.default") or is_call(x, "aten::reshape.default")) and len(x.args[1]) == 4)
 
 
-def _is_norm_of_rows(node: fx.Node) -> bool:
+def is_norm_of_rows(node: fx.Node) -> bool:
     """An RMS norm over one axis, with a weight and an epsilon, read as often as a turn reads it at most."""
     if not is_call(node, "aten::rms_norm.default") or len(node.args) != 4 or len(node.args[1]) != 1:  # type: ignore[arg-type]
         return False

@@ -38,6 +38,10 @@ class Target(Protocol):
         """Is there a kernel for a product of so many columns and the quantize to `format` behind it? See `compiler.join`."""
         ...
 
+    def turns(self, width: int, formats: tuple[str, str]) -> bool:
+        """Is there a kernel for a product of these formats that turns heads of `width`? See `compiler.turned`."""
+        ...
+
 
 TARGETS: dict[str, Callable[[], Target]] = {"cpu": cpu, "cuda": cuda, "reference": reference}
 

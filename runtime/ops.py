@@ -188,6 +188,30 @@ def _rotary(
     return (x.float() * cos + turned.float() * sin).to(dtype)
 
 
+def _angles(cos: Tensor, sin: Tensor, *, width: int, halves: bool = False) -> Tensor:
+    """What `rotary` turns rows of `width` by, as `gemm_rotary` reads it: cos, sin (1, T, 1, ..) -> (T, width / 2, 4).
+
+    Of each pair the cosine and the sine of its first number, and of its second, in float32.
+    """
+    both = torch.stack([cos, sin], -1).float().reshape(-1, cos.shape[-1], 2)
+    if 2 * both.shape[1] == width:
+        return torch.cat([both, both], -1)
+    pairs = both.unflatten(1, (2, -1)).transpose(1, 2) if halves else both.unflatten(1, (-1, 2))
+    return pairs.flatten(2)
+
+
+def _gemm_rotary(
+    codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, angles: Tensor, bias: Tensor | None = None,
+    h: Tensor | None = None, up: Tensor | None = None, norm: Tensor | None = None, *,
+    formats: tuple[str, str], dtype: torch.dtype, width: int, eps: float | None = None, halves: bool = False,
+) -> Tensor:  # fmt: skip
+    """`rotary` of what `gemm` gives, as heads (B, T, heads, width), with `norm` as its weight. See `compiler.turned`."""
+    y = _gemm(codes, scales, weight, weight_scales, bias, h, up, formats=formats, dtype=dtype)
+    pairs = angles.unflatten(-1, (2, 2)).reshape(-1, y.shape[1], 1, width // 2, 2, 2)
+    cos, sin = (pairs.transpose(-3, -2) if halves else pairs).flatten(-3, -2).unbind(-1)
+    return _rotary(y.unflatten(-1, (-1, width)), cos, sin, norm, eps=eps, halves=halves)
+
+
 def is_plain_attention(
     query: Any, key: Any, value: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False, **options: Any
 ) -> bool:
@@ -363,6 +387,8 @@ gemm_quantize = Operator("aquatint::gemm_quantize", _gemm_quantize)
 conv2d = Operator("aquatint::conv2d", _conv2d)
 attention = Operator("aquatint::attention", _attention)
 rotary = Operator("aquatint::rotary", _rotary)
+angles = Operator("aquatint::angles", _angles)
+gemm_rotary = Operator("aquatint::gemm_rotary", _gemm_rotary)
 
 of_step = Operator("aquatint::of_step", _of_step)
 
@@ -378,8 +404,8 @@ rowwise_conv2d = Operator("aquatint::rowwise_conv2d", _rowwise_conv2d)
 OURS: dict[str, Operator] = {
     op.name: op
     for op in (
-        quantize, group_affine, dequantize, gemm, gemm_quantize, conv2d, attention, rotary, of_step,
-        take, pick, recall, merge, moved_affine, rowwise_linear, rowwise_matmul, rowwise_conv2d,
+        quantize, group_affine, dequantize, gemm, gemm_quantize, conv2d, attention, rotary, angles,
+        gemm_rotary, of_step, take, pick, recall, merge, moved_affine, rowwise_linear, rowwise_matmul, rowwise_conv2d,
     )
 }  # fmt: skip
 

@@ -29,6 +29,9 @@ class Reference:
     def joins(self, columns: int, format: str) -> bool:
         return False
 
+    def turns(self, width: int, formats: tuple[str, str]) -> bool:
+        return False
+
 
 def reference() -> Reference:
     """The target."""

@@ -91,6 +91,12 @@ __device__ inline uint64_t rows_of_128(const void* pointer) {
     return uint64_t((shared_address(pointer) & 0x3ffff) >> 4) | kUnused | kEightRows | kSwizzle128;
 }
 
+// So many of the block's threads come here, and then go on: whole warps, the same each time.
+template <int Threads>
+__device__ inline void meet() {
+    asm volatile("bar.sync 1, %0;" ::"n"(Threads) : "memory");
+}
+
 // All blocks of a cluster come here; what they wrote to shared memory before is not promised to be seen.
 __device__ inline void cluster_meet() {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");

@@ -4,8 +4,8 @@
 // where they fit: while one is multiplied, the copies into the other are under way.
 #pragma once
 
-#include "cuda/epilogue.h"
 #include "cuda/operands_sm80.h"
+#include "cuda/turning.h"
 
 namespace aquatint {
 
@@ -59,13 +59,28 @@ __device__ inline void product(const Call& call) {
     fetch_rows<Slices>(branch, scales, operands);
     __syncthreads();
     const Warp& warp = operands.warp;
+    uint8_t* own = outgoing + threadIdx.x / 32 * kOutgoing;
+    int first_row = m * kTile + warp.tokens, first_column = n * kTile + warp.group * 64;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
         Channels<Slices> channels(call, n * 2 + warp.group, part * 32 + warp.lane);
-        Leaving<Slices, 16, Operands::kScaled> leaving{call, channels, scales + warp.tokens, branch + warp.tokens * 128,
-                                                       outgoing + threadIdx.x / 32 * kOutgoing};
-        leaving.run(sums[part], m * kTile + warp.tokens, n * kTile + warp.group * 64 + part * 16, warp.lane);
+        Leaving<Slices, 16, Operands::kScaled> leaving{call, channels, scales + warp.tokens, branch + warp.tokens * 128, own};
+        if constexpr (std::is_same<Call, TurnedCall>::value) {
+            Turning<16, kTile> turning{call, scales + kTile, own, first_column + part * 16};
+            turning.settle(sums[part], leaving, warp.tokens, warp.lane);
+        } else {
+            leaving.run(sums[part], first_row, first_column + part * 16, warp.lane);
+        }
         __syncwarp();  // what is outgoing has been read
+    }
+    if constexpr (std::is_same<Call, TurnedCall>::value) {
+        __syncthreads();  // the heads' squares are there
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+            Turning<16, kTile> turning{call, scales + kTile, own, first_column + part * 16};
+            turning.run(sums[part], m * kTile, warp.tokens, warp.lane);
+            __syncwarp();
+        }
     }
 }
 

@@ -68,6 +68,9 @@ class Cpu:
     def joins(self, columns: int, format: str) -> bool:
         return self.kernels is not None and self.kernels.tiles and format == "int8" and columns % GROUP == 0
 
+    def turns(self, width: int, formats: tuple[str, str]) -> bool:
+        return False
+
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.kernels is None:
             return None

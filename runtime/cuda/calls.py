@@ -25,6 +25,16 @@ class ProductCall(ctypes.Structure):
     ]
 
 
+class TurnedCall(ProductCall):
+    """As in csrc/cuda/turned_call.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("angles", "norm")),
+        *((name, ctypes.c_int) for name in ("tokens", "width", "halves")),
+        ("eps", ctypes.c_float),
+    ]
+
+
 class ConvCall(ProductCall):
     """As in csrc/cuda/conv_call.h."""
 

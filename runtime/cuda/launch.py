@@ -46,6 +46,10 @@ class ProductPlan:
     box: tuple[int, int] | None = None
 
 
+# (m, n, k, formats, rank, multiprocessors, tokens) -> the plan
+Planned = Callable[[int, int, int, tuple[str, str], int, int, int | None], ProductPlan]
+
+
 @dataclass(frozen=True)
 class QuantizePlan:
     """Rows (M, K) that are quantized by clusters of `blocks` blocks, each `share` columns of them."""
@@ -66,6 +70,7 @@ class Family:
     quantize     (m, k, rank, format, multiprocessors) -> QuantizePlan
     fits         can rows of (K columns, rank) be quantized?
     product      (m, n, k, formats, rank, multiprocessors, tokens) -> ProductPlan
+    turned       the same for queries and keys, whose heads are normed and turned too; None: there are no kernels for that
     conv         (m, n, channels, taps, formats, rank) -> ProductPlan
     packed_down  a down-projection and slices of 16 ranks -> in the order of the kernel's registers
     """
@@ -78,7 +83,8 @@ class Family:
     most_ranks: int
     quantize: Callable[[int, int, int, str, int], QuantizePlan]
     fits: Callable[[int, int], bool]
-    product: Callable[[int, int, int, tuple[str, str], int, int, int | None], ProductPlan]
+    product: Planned
+    turned: Planned | None
     conv: Callable[[int, int, int, int, tuple[str, str], int], ProductPlan]
     packed_down: Callable[[Tensor, int], Tensor]
 

@@ -13,7 +13,7 @@ from aquatint.compiler.formats import BY_ROW, NumberFormat, format_named
 from aquatint.runtime import ops
 from aquatint.runtime.cuda.calls import ACTIVATIONS, ProductCall, QuantizeCall
 from aquatint.runtime.cuda.engine import Engine
-from aquatint.runtime.cuda.launch import COLUMNS, OUTPUTS, slices_for
+from aquatint.runtime.cuda.launch import COLUMNS, OUTPUTS, Planned, slices_for
 from aquatint.runtime.cuda.operands import finished, put_epilogue, ready, spread, there
 from aquatint.runtime.cuda.pack import packed_blocks, packed_bytes, packed_groups, packed_nibbles, packed_up
 from aquatint.runtime.layout import at, can_spread, in_turns
@@ -89,7 +89,7 @@ class GemmKernel:
         self, engine: Engine, codes: Any, scales: Any, weight: Tensor, weight_scales: Tensor, bias: Tensor | None = None,
         h: Any = None, up: Tensor | None = None, *,
         formats: tuple[str, str], dtype: torch.dtype, activation: str | None = None, gate: Any = None, residual: Any = None,
-        active: int | None = None,
+        active: int | None = None, call: type[ProductCall] = ProductCall,
     ) -> None:  # fmt: skip
         self.engine, self.dtype, self.branch = engine, dtype, int(h is not None)
         self.epilogue = there(gate, engine.device, dtype), there(residual, engine.device, dtype)
@@ -105,7 +105,7 @@ class GemmKernel:
         self.scales = None if by_row is None else F.pad(by_row.float(), (0, whole - self.rows))
         self.bias = None if bias is None else F.pad(bias.to(place, torch.float32), (0, whole - self.rows))
         self.up = packed_up(up.to(place, dtype), whole, slices_for(self.rank)) if up is not None and self.branch else None
-        self.call = ProductCall(
+        self.call = call(
             weight=at(self.weight), w_scales=at(self.scales), bias=at(self.bias), up=at(self.up), n=self.n, rank=self.rank,
             activation=ACTIVATIONS.index(activation), paired=active is not None,
         )  # fmt: skip
@@ -115,22 +115,23 @@ class GemmKernel:
 
     def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
         codes, scales = ready(codes), ready(scales)
-        *outer, pitch = codes.shape
-        m, k = codes.numel() // pitch, pitch * 8 // format_named(self.formats[0]).bits
-        y = torch.empty(*outer, self.n, dtype=self.dtype, device=codes.device)
-        if m == 0:
+        y = torch.empty(*codes.shape[:-1], self.n, dtype=self.dtype, device=codes.device)
+        if y.numel() == 0:
             return y
-        h = ready(varying[0]) if self.branch else None
-        others = ops.filled(self.epilogue, varying[self.branch :])
-        engine = self.engine
-        plan = engine.family.product(m, self.rows, k, self.formats, self.rank, engine.multiprocessors, engine.tokens)
-        call = ProductCall.from_buffer_copy(self.call)
-        call.codes, call.x_scales, call.h, call.y, call.m, call.k = at(codes), at(scales), at(h), at(y), m, k
+        call, others = ProductCall.from_buffer_copy(self.call), ops.filled(self.epilogue, varying[self.branch :])
         kept = put_epilogue(call, others, y.shape, self.dtype)
+        self.launch(self.engine.family.product, call, y, codes, scales, ready(varying[0]) if self.branch else None)
+        return y if kept is not None else finished(y, *others)
+
+    def launch(self, planned: Planned, call: ProductCall, y: Tensor, codes: Tensor, scales: Tensor, h: Tensor | None) -> None:
+        """Start a kernel of the kind that `planned` plans for; all tensors are ready, and y (M, N) has some rows."""
+        engine, pitch = self.engine, codes.shape[-1]
+        m, k = codes.numel() // pitch, pitch * 8 // format_named(self.formats[0]).bits
+        plan = planned(m, self.rows, k, self.formats, self.rank, engine.multiprocessors, engine.tokens)
+        call.codes, call.x_scales, call.h, call.y, call.m, call.k = at(codes), at(scales), at(h), at(y), m, k
         call.m_tiles, call.n_tiles, call.k_tiles = plan.m_tiles, plan.n_tiles, plan.k_tiles
         fetched = [engine.tensor_map(codes.data_ptr(), m, pitch, plan.box)] if plan.box else []
         engine.launch(plan.launch, [*fetched, call], self.dtype)
-        return y if kept is not None else finished(y, *others)
 
 
 def stored_scales(number: NumberFormat, k: int) -> tuple[torch.dtype, int]:

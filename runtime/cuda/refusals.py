@@ -72,6 +72,23 @@ def rotary_refusal(
     return None if _fixed(weight) else "the norm's weight is not fixed"
 
 
+def angles_refusal(family: Family, cos: Any, sin: Any, **options: Any) -> str | None:
+    """None: PyTorch's own kernels serve any."""
+    return None
+
+
+def turned_refusal(
+    family: Family, codes: Any, scales: Any, weight: Any, weight_scales: Any, angles: Any, bias: Any = None,
+    h: Any = None, up: Any = None, norm: Any = None, *, formats: tuple[str, str], dtype: torch.dtype, **options: Any,
+) -> str | None:  # fmt: skip
+    """Why the family has no kernel for this product of queries or keys, or None."""
+    if family.turned is None:
+        return f"no kernel for {family.name} turns what it multiplies"
+    if not _fixed(norm):
+        return "the norm's weight is not fixed"
+    return product_refusal(family, codes, scales, weight, weight_scales, bias, h, up, formats=formats, dtype=dtype)
+
+
 def moments_refusal(family: Family, x: Any, groups: Any, weight: Any = None, bias: Any = None, **options: Any) -> str | None:
     """Why there is no kernel for these statistics, or None."""
     return None if isinstance(groups, int) and _fixed(weight) and _fixed(bias) else "groups, weight or bias are not fixed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from aquatint.runtime.cuda.pack import packed_down, packed_down_by_lanes
 from aquatint.runtime.cuda.sm80 import SM80, W4A8, W8A8
 
 TOKENS = (256, 224, 192, 128)  # of a tile, as csrc/cuda/product_sm90.cu has them
+TURNED_TOKENS = (224, 192, 128)  # as csrc/cuda/turned_sm90.cu has them
 DEPTH = 128  # bytes of a tile along K
 SHARED = 232448  # bytes that a block may have
 BLOCK_BYTES = {4: OUTPUTS * DEPTH // 2 + 256, 8: OUTPUTS * DEPTH}  # of a packed weight
@@ -28,13 +30,28 @@ def product_plan(
     """A plan with tiles of `tokens`, or of as many as leave the fewest multiprocessors idle in the last wave."""
     bits = format_named(formats[1]).bits
     possible = [t for t in TOKENS if t < 256 or rank <= 32]  # for more there are too few registers
+    return _plan(f"product_w{bits}_sm90", f"product_w{bits}", bits, m, n, k, rank, multiprocessors, possible, tokens)
+
+
+def turned_plan(
+    m: int, n: int, k: int, formats: tuple[str, str], rank: int, multiprocessors: int, tokens: int | None = None
+) -> ProductPlan:
+    """The same for queries and keys, whose heads' squares are kept beside a tile."""
+    bits = format_named(formats[1]).bits
+    return _plan("turned_sm90", f"turned_w{bits}", bits, m, n, k, rank, multiprocessors, TURNED_TOKENS, tokens, squares=8 * 4)
+
+
+def _plan(
+    file: str, name: str, bits: int, m: int, n: int, k: int, rank: int, multiprocessors: int, possible: Sequence[int],
+    tokens: int | None, squares: int = 0,
+) -> ProductPlan:  # fmt: skip
     tokens = tokens or min(possible, key=lambda t: (_waves(m, n, t, multiprocessors) * _cost(t), -t))
     m_tiles, n_tiles = ceil(m / tokens), ceil(n / OUTPUTS)
     stage = ceil((tokens * DEPTH + BLOCK_BYTES[bits]) / 1024) * 1024
-    rest = tokens * DEPTH + 8 * 2 * 32 * 48 + tokens * 4 + 1024 + 256
+    rest = tokens * DEPTH + 8 * 2 * 32 * 48 + tokens * (4 + squares) + 1024 + 256
     shared = min((SHARED - rest) // stage, 6) * stage + rest
-    name, grid = f"product_w{bits}_t{tokens}_s{slices_for(rank)}", min(m_tiles * n_tiles, multiprocessors)
-    launch = Launch(f"product_w{bits}_sm90", name, grid, 384, shared, overlaps=True)
+    grid = min(m_tiles * n_tiles, multiprocessors)
+    launch = Launch(file, f"{name}_t{tokens}_s{slices_for(rank)}", grid, 384, shared, overlaps=True)
     return ProductPlan(launch, tokens, m_tiles, n_tiles, ceil(k / DEPTH), (tokens, DEPTH))
 
 
@@ -74,8 +91,8 @@ def _packed_down(down: Tensor, slices: int) -> Tensor:
     return packed_down(down, slices) if slices <= slices_for(MOST_RANKS) else packed_down_by_lanes(down, slices)
 
 
-FILES = ("quantize_sm90", "product_w4_sm90", "product_w8_sm90")
+FILES = ("quantize_sm90", "product_w4_sm90", "product_w8_sm90", "turned_sm90")
 SM90 = Family(
-    "sm90", (*FILES, *(name for name in SM80.files if name != "product_sm80")), SM80.numbers,
-    ("int8",), (W4A8, W8A8), SM80.most_ranks, _quantize, can_quantize, product_plan, SM80.conv, _packed_down,
+    "sm90", (*FILES, *(name for name in SM80.files if name not in ("product_sm80", "turned_sm80"))), SM80.numbers,
+    ("int8",), (W4A8, W8A8), SM80.most_ranks, _quantize, can_quantize, product_plan, turned_plan, SM80.conv, _packed_down,
 )  # fmt: skip

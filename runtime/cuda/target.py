@@ -21,16 +21,19 @@ from aquatint.runtime.cuda.launch import Family
 from aquatint.runtime.cuda.linear import PAIRED, GemmKernel, QuantizeKernel
 from aquatint.runtime.cuda.moments import GroupAffineKernel
 from aquatint.runtime.cuda.refusals import (
+    angles_refusal,
     conv_refusal,
     gemv_refusal,
     moments_refusal,
     product_refusal,
     quantize_refusal,
     rotary_refusal,
+    turned_refusal,
 )  # fmt: skip
 from aquatint.runtime.cuda.rotary import RotaryKernel
 from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120
 from aquatint.runtime.cuda.sm90 import SM90
+from aquatint.runtime.cuda.turned import WIDTHS, AnglesKernel, GemmRotaryKernel
 
 # By compute capability: the kernels for it, and how many bytes of shared memory a block may have.
 FAMILIES = {
@@ -75,6 +78,10 @@ class Cuda:
 
     def joins(self, columns: int, format: str) -> bool:
         return False
+
+    def turns(self, width: int, formats: tuple[str, str]) -> bool:
+        family = self.engine.family if self.engine else None
+        return family is not None and family.turned is not None and width in WIDTHS and formats in family.products
 
 
 def cuda() -> Cuda:
@@ -128,5 +135,7 @@ KERNELS = (
     Kernel("aquatint::gemm", gemv_refusal, GemvKernel),
     Kernel("aquatint::conv2d", conv_refusal, ConvKernel),
     Kernel("aquatint::rotary", rotary_refusal, RotaryKernel),
+    Kernel("aquatint::angles", angles_refusal, AnglesKernel),
+    Kernel("aquatint::gemm_rotary", turned_refusal, GemmRotaryKernel),
     Kernel("aquatint::group_affine", moments_refusal, GroupAffineKernel),
 )

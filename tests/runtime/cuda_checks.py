@@ -184,6 +184,49 @@ def check_rotary(
     assert relative(y, exact.double()) < near(y)
 
 
+def check_turned(
+    target: Cuda,
+    batch: int,
+    tokens: int,
+    k: int,
+    heads: int,
+    width: int,
+    formats: tuple[str, str],
+    rank: int,
+    eps: float | None,
+    by_pairs: bool = False,
+    halves: bool = False,
+) -> None:
+    """A product of queries or keys, its heads normed and turned."""
+    weight, bias, norm = torch.randn(heads * width, k) / k**0.5, torch.randn(heads * width), torch.rand(width) + 0.5
+    up = torch.randn(heads * width, rank) / 8 if rank else None
+    stored = format_named(formats[1]).encode(weight)
+    x = numbers(target, batch, tokens, k)
+    codes, scales = (t.to(target.device) for t in format_named(formats[0]).encode(x.float()))
+    h = torch.randn(batch, tokens, rank).to(target.device) if rank else None
+    angles = torch.rand(1, tokens, 1, width // 2).to(target.device) * 6
+    cos, sin = angles.cos(), angles.sin()
+    if not by_pairs:
+        cos, sin = (torch.cat([v, v], -1) if halves else v.repeat_interleave(2, -1) for v in (cos, sin))
+        if not halves:  # nothing says that both numbers of a pair have one angle
+            sin = sin + 0.1 * torch.rand_like(sin)
+    options: dict[str, Any] = {"formats": formats, "dtype": of(target), "width": width, "eps": eps, "halves": halves}
+    slot = None if h is None else ops.Slot
+    last = None if eps is None else norm
+    run = kernel(target, "gemm_rotary", *[ops.Slot] * 2, *stored, ops.Slot, bias, slot, up, last, **options)
+    pairs = ops.angles(cos, sin, width=width, halves=halves)
+    varying = (codes, scales, pairs, *([] if h is None else [h]))
+    assert run.fits(*varying)
+    poison(target.device)
+    y = run(*varying)
+    there = [None if t is None else t.to(target.device) for t in (*stored, bias, up, last)]
+    y32 = ops.gemm(codes, scales, *there[:3], h, there[3], formats=formats, dtype=torch.float32)
+    meant = ops.rotary(y32.unflatten(-1, (-1, width)), cos, sin, there[4], eps=eps, halves=halves)
+    assert y.shape == (batch, tokens, heads, width)
+    assert relative(y, meant.double()) < near(y)
+    assert torch.equal(run(*varying), y)
+
+
 def check_fixed_vectors(target: Cuda, m: int, k: int, n: int) -> None:
     """What a norm and a product are followed by as weights of the model, on the CPU as those are, and no vector of a row."""
     x, weight = numbers(target, 2, m, k), torch.randn(n, k) / k**0.5
@@ -252,6 +295,9 @@ def check_all(target: Cuda) -> None:
     for formats in (f for f in CONV_FORMATS if f in family.products):
         check_conv(target, (2, 64, 7, 9), 40, formats, 8)
     check_conv(target, (2, 48, 7, 9), 40, W8A8, 8, stride=2)
+    if target.engine is not None and target.engine.family.turned is not None:
+        for formats in target.engine.family.products:
+            check_turned(target, 2, 21, 128, 3, 64, formats, 32, 1e-6)
     check_rotary(target, 2, 9, 3, 72, 1e-6)
     check_rotary(target, 2, 9, 3, 72, None, by_pairs=True, inner=True)
     check_rotary(target, 2, 9, 3, 80, 1e-6, halves=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aquatint.compiler.formats import format_named, unpack_nibbles
-from aquatint.runtime.cuda.calls import ConvCall, GemvCall, MomentsCall, ProductCall, QuantizeCall, RotaryCall
+from aquatint.runtime.cuda.calls import ConvCall, GemvCall, MomentsCall, ProductCall, QuantizeCall, RotaryCall, TurnedCall
 from aquatint.runtime.cuda.launch import slices_for
 from aquatint.runtime.cuda.operands import inverse, spread
 from aquatint.runtime.cuda.pack import (
@@ -23,8 +23,9 @@ from aquatint.runtime.cuda.pack import (
 )  # fmt: skip
 from aquatint.runtime.cuda.refusals import CONV_FORMATS, product_refusal, quantize_refusal
 from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120
-from aquatint.runtime.cuda.sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan
+from aquatint.runtime.cuda.sm90 import SHARED, SM90, TOKENS, can_quantize, product_plan, quantize_plan, turned_plan
 from aquatint.runtime.cuda.target import FAMILIES, cuda
+from aquatint.runtime.cuda.turned import in_pairs
 
 FOUR = ("int8", "int4-g64-whole")
 
@@ -126,6 +127,22 @@ def test_launches_that_are_known_to_be_good() -> None:
     assert quantize_plan(1024, 1152, 32, "int8", 132).blocks == 6, "one block a cluster would leave most of the GPU idle"
 
 
+def test_launches_of_queries_and_keys() -> None:
+    plan = turned_plan(4608, 3072, 3072, FOUR, 32, 132)
+    assert (plan.launch.file, plan.launch.kernel, plan.tokens) == ("turned_sm90", "turned_w4_t224_s2", 224)
+    assert plan.launch.shared <= SHARED
+    assert plan.launch.shared > product_plan(4608, 3072, 3072, FOUR, 32, 132, tokens=224).launch.shared, "squares of heads"
+    older = SM80.turned(1000, 4608, 2304, FOUR, 32, 108, None)  # type: ignore[misc]
+    assert (older.launch.file, older.launch.kernel, older.launch.grid) == ("turned_sm80", "turned_w4a8_s2", 8 * 36)
+    assert SM75.turned(9, 64, 64, ("int4-g64",) * 2, 0, 40, None).launch.shared == 41472 + 4096  # type: ignore[misc]
+    assert SM120.turned is None
+
+
+def test_heads_lie_with_what_they_turn_with() -> None:
+    assert in_pairs(32, 16, halves=False).tolist()[:16] == [0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15]
+    assert in_pairs(64, 32, halves=True).tolist()[32:48] == [*range(32, 40), *range(48, 56)]
+
+
 def test_launches_since_ampere() -> None:
     for formats, kernel, shared, depths in (
         (FOUR, "product_w4a8_s2", 49664, 18), (("int8", "int8"), "product_w8a8_s2", 65536, 18),
@@ -146,6 +163,7 @@ def test_launches_since_ampere() -> None:
     for family, shared in FAMILIES.values():
         for formats in family.products:
             assert family.product(4608, 3072, 3072, formats, 64, 84, None).launch.shared <= shared
+            assert not family.turned or family.turned(4608, 3072, 3072, formats, 64, 84, None).launch.shared <= shared
             if formats in CONV_FORMATS:
                 assert family.conv(4096, 320, 320, 9, formats, 8).launch.shared <= shared
 
@@ -172,6 +190,7 @@ def test_rows_are_covered_by_the_blocks_of_a_cluster(k: int, rank: int) -> None:
 
 def test_structs_are_as_long_as_those_of_the_kernels() -> None:
     assert ctypes.sizeof(ProductCall) == 8 * 8 + 2 * 24 + 10 * 4, "nine, and what fills the last eight bytes"
+    assert ctypes.sizeof(TurnedCall) == ctypes.sizeof(ProductCall) + 2 * 8 + 4 * 4
     assert ctypes.sizeof(ConvCall) == ctypes.sizeof(ProductCall) + 8 + 8 * 4 + 6 * 4
     assert ctypes.sizeof(MomentsCall) == 6 * 8 + 10 * 4
     assert ctypes.sizeof(RotaryCall) == 5 * 8 + 8 * 4, "seven, and what fills the last eight bytes"

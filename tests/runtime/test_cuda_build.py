@@ -16,7 +16,7 @@ LOGS = Path(__file__).resolve().parent.parent.parent / "build" / "cuda"
 FAMILIES = [SM75, SM80, SM90, SM120]
 TARGETS = {"sm75": ("sm_75",), "sm80": ("sm_80", "sm_86", "sm_89", "sm_90"), "sm90": ("sm_90",), "sm120": ("sm_120",)}
 # Where they run to be checked alone, and what no plan asks for there.
-UNTUNED = {("product_sm80", "sm_90"), ("product_w4a4", "sm_120")}
+UNTUNED = {("product_sm80", "sm_90"), ("turned_sm80", "sm_90"), ("turned_sm80", "sm_120"), ("product_w4a4", "sm_120")}
 
 pytestmark = pytest.mark.skipif(not (LOGS / "quantize_sm90.log").is_file(), reason="no nvcc, or `make cuda` was not run")
 
@@ -51,6 +51,10 @@ def test_every_kernel_that_a_plan_can_ask_for_was_compiled(family: Family) -> No
     launches += [
         family.conv(m, 320, 320, 9, formats, rank).launch
         for rank in (0, 8, 32, 64) for m in (1, 4096) for formats in family.products if formats in CONV_FORMATS
+    ]  # fmt: skip
+    launches += [
+        family.turned(m, 3072, 3072, formats, rank, 132, None).launch
+        for rank in (0, 8, 32, 40, 64) for m in range(1, 6000, 97) for formats in family.products if family.turned
     ]  # fmt: skip
     for sm in TARGETS[family.name]:
         for numbers in family.numbers:

@@ -99,6 +99,16 @@ def test_rotary(target: Cuda, width: int, eps: float | None) -> None:
         cuda_checks.check_rotary(target, 2, 1000, 24, width, eps, inner=True, halves=True)
 
 
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("rank", [0, 32, 64])
+def test_queries_and_keys(target: Cuda, width: int, rank: int) -> None:
+    if target.engine is None or target.engine.family.turned is None:
+        pytest.skip("no kernels turn what they multiply here")
+    for formats in target.engine.family.products:
+        cuda_checks.check_turned(target, 2, 1000, 1024, 6, width, formats, rank, 1e-6)
+        cuda_checks.check_turned(target, 2, 1000, 1024, 6, width, formats, rank, None, by_pairs=True, halves=True)
+
+
 def test_fixed_vectors(target: Cuda) -> None:
     cuda_checks.check_fixed_vectors(target, 40, 192, 136)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from aquatint.runtime.cuda.launch import Family
 from aquatint.runtime.cuda.refusals import CONV_FORMATS, GEMV_WEIGHTS
 from aquatint.runtime.cuda.sm80 import SM75, SM80, SM120, W8A8
-from aquatint.runtime.cuda.sm90 import SM90, TOKENS
+from aquatint.runtime.cuda.sm90 import SM90, TOKENS, TURNED_TOKENS
 from tests.runtime import cuda_checks
 from tests.runtime.emulated import BUILT, emulated, half
 
@@ -115,6 +115,22 @@ def test_rotary(
     cuda_checks.check_rotary(emulated(family, order), batch, tokens, heads, width, eps, by_pairs, inner, halves)
 
 
+@given(
+    family=st.sampled_from([f for f in FAMILIES if f.turned is not None]),
+    batch=st.integers(1, 2), tokens=st.integers(1, 300), groups=st.integers(1, 5), heads=st.integers(1, 5),
+    width=st.sampled_from([16, 32, 64, 128]), rank=st.sampled_from([0, 8, 32, 64]), eps=st.sampled_from([None, 1e-6]),
+    by_pairs=st.booleans(), halves=st.booleans(), order=ORDERS, data=st.data(),
+)  # fmt: skip
+def test_queries_and_keys(
+    family: Family, batch: int, tokens: int, groups: int, heads: int, width: int, rank: int, eps: float | None,
+    by_pairs: bool, halves: bool, order: int, data: st.DataObject,
+) -> None:  # fmt: skip
+    formats = data.draw(st.sampled_from(list(family.products)))
+    own = data.draw(st.sampled_from(TURNED_TOKENS)) if family.name.startswith("sm90") else None
+    target = emulated(family, order, tokens=own)
+    cuda_checks.check_turned(target, batch, tokens, 64 * groups, heads, width, formats, rank, eps, by_pairs, halves)
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 def test_fixed_vectors(family: Family) -> None:
     cuda_checks.check_fixed_vectors(emulated(family), 40, 192, 136)
@@ -139,9 +155,11 @@ def test_what_follows_a_product(family: Family, activation: str) -> None:
         ("product_sm80", "epilogue.h", "__syncwarp();\n            send(", "send("),
         ("product_sm80", "operands_sm80.h", "if (threadIdx.x >= kTile) return;", ""),
         ("product_sm80_f16", "product_sm80.h", "__syncthreads();  // nobody reads the stage", "//"),
-        ("product_w8_sm90", "product_sm90.cu", "barrier_wait(&barriers->empty[place.stage], place.parity ^ 1);", ""),
-        ("product_w8_sm90", "product_sm90.cu", "wgmma_wait<1>();", "wgmma_wait<2>();"),
-        ("product_w8_sm90", "product_sm90.cu", "barrier_wait(&barriers->rows_empty, parity);", ""),
+        ("product_w8_sm90", "product_sm90.h", "barrier_wait(&barriers->empty[place.stage], place.parity ^ 1);", ""),
+        ("product_w8_sm90", "product_sm90.h", "wgmma_wait<1>();", "wgmma_wait<2>();"),
+        ("product_w8_sm90", "product_sm90.h", "barrier_wait(&barriers->rows_empty, parity);", ""),
+        ("turned_sm80", "product_sm80.h", "__syncthreads();  // the heads'", "//"),
+        ("turned_sm90", "product_sm90.h", "meet<256>();", ""),
         ("quantize_sm90", "quantize_sm90.cu", "cluster.sync();\n        if (threadIdx.x < kRows)", "if (threadIdx.x < kRows)"),
         ("quantize_sm90", "quantize_sm90.cu", "barrier_wait(&shared.arrived[room], parity);", ""),
     ],
@@ -161,6 +179,7 @@ def test_the_emulator_sees_what_a_gpu_may_forgive(tmp_path: Path, module: str, f
             cuda_checks.check_quantize(target, 75, 1152, 32, "int8")
             for formats in family.products:
                 cuda_checks.check_product(target, 300, 1152, 136, formats, 32)
+                cuda_checks.check_turned(target, 1, 200, 192, 2, 128, formats, 32, 1e-6)
 
     with pytest.raises(AssertionError):
         attempts()

@@ -74,7 +74,7 @@ struct Warp {
 };
 
 struct Block {
-    Meeting meeting;
+    Meeting meeting, some;  // of all threads, and of those that meet by themselves
     std::vector<Warp> warps;
     std::vector<uint8_t> memory;
     uint8_t* shared = nullptr;

@@ -31,6 +31,7 @@ inline float __shfl_xor_sync(uint32_t, float value, int mask) { return emulator:
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return uint64_t(a) * b >> 32; }
 inline float __uint_as_float(uint32_t bits) { float f; std::memcpy(&f, &bits, 4); return f; }
 inline float __int_as_float(int bits) { return __uint_as_float(uint32_t(bits)); }
+inline int __float_as_int(float f) { int bits; std::memcpy(&bits, &f, 4); return bits; }
 inline uint32_t __float_as_uint(float f) { uint32_t bits; std::memcpy(&bits, &f, 4); return bits; }
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t choice) {
     uint64_t both = uint64_t(high) << 32 | low;

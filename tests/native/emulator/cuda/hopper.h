@@ -97,6 +97,13 @@ void pin(int (&)[Count]) {}
 // An address within the block's shared memory, in units of 16 bytes.
 inline uint64_t rows_of_128(const void* pointer) { return shared_address(pointer) >> 4; }
 
+template <int Threads>
+void meet() {
+    emulator::Meeting& some = emulator::cluster.block().some;
+    some.expected = Threads;
+    emulator::cluster.meet(some);
+}
+
 inline void cluster_meet() { emulator::cluster.meet(emulator::cluster.meeting); }
 
 inline void await_kernel_before() {}
