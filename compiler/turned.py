@@ -18,6 +18,7 @@ from aquatint.compiler.weights import Weights
 from aquatint.runtime import ops
 
 TOKENS = 1  # the axis of queries and keys (B, T, heads, D), and of what they are projected from (B, T, K)
+PLACES = -3  # the axis of angles (1, T, D / 2, 4) that is the tokens
 FOLLOWING = (*ops.EPILOGUE, "active")  # what a product that turns its result can't do with it before
 
 
@@ -80,7 +81,7 @@ def _angles(graph: fx.Graph, rotary: fx.Node, sources: list[Heads], made: dict[t
         return [made[key]]
     count = graph.call_function(torch.ops.aten.sym_size.int, (sources[0].product.args[0], TOKENS))
     parts = ((0, count), (count, END))
-    return [graph.call_function(torch.ops.aten.slice.Tensor, (made[key], 0, start, stop)) for start, stop in parts]
+    return [graph.call_function(torch.ops.aten.slice.Tensor, (made[key], PLACES, start, stop)) for start, stop in parts]
 
 
 def _sources(rotary: Any, weights: Weights, turns: Callable[[int, tuple[str, str]], bool]) -> list[Heads]:

@@ -189,15 +189,15 @@ def _rotary(
 
 
 def _angles(cos: Tensor, sin: Tensor, *, width: int, halves: bool = False) -> Tensor:
-    """What `rotary` turns rows of `width` by, as `gemm_rotary` reads it: cos, sin (1, T, 1, ..) -> (T, width / 2, 4).
+    """What `rotary` turns rows of `width` by, as `gemm_rotary` reads it: cos, sin (1, T, 1, ..) -> (1, T, width / 2, 4).
 
     Of each pair the cosine and the sine of its first number, and of its second, in float32.
     """
-    both = torch.stack([cos, sin], -1).float().reshape(-1, cos.shape[-1], 2)
-    if 2 * both.shape[1] == width:
+    both = torch.stack([cos, sin], -1).float().squeeze(-3)
+    if 2 * both.shape[-2] == width:
         return torch.cat([both, both], -1)
-    pairs = both.unflatten(1, (2, -1)).transpose(1, 2) if halves else both.unflatten(1, (-1, 2))
-    return pairs.flatten(2)
+    pairs = both.unflatten(-2, (2, -1)).transpose(-3, -2) if halves else both.unflatten(-2, (-1, 2))
+    return pairs.flatten(-2)
 
 
 def _gemm_rotary(
@@ -207,7 +207,7 @@ def _gemm_rotary(
 ) -> Tensor:  # fmt: skip
     """`rotary` of what `gemm` gives, as heads (B, T, heads, width), with `norm` as its weight. See `compiler.turned`."""
     y = _gemm(codes, scales, weight, weight_scales, bias, h, up, formats=formats, dtype=dtype)
-    pairs = angles.unflatten(-1, (2, 2)).reshape(-1, y.shape[1], 1, width // 2, 2, 2)
+    pairs = angles.unflatten(-1, (2, 2)).unsqueeze(-4)
     cos, sin = (pairs.transpose(-3, -2) if halves else pairs).flatten(-3, -2).unbind(-1)
     return _rotary(y.unflatten(-1, (-1, width)), cos, sin, norm, eps=eps, halves=halves)
 

@@ -54,7 +54,7 @@ class GemmRotaryKernel:
 
     def fits(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> bool:
         (angles,) = ops.filled([self.angles], varying)
-        return codes.dim() == 3 and len(angles) == codes.shape[1]
+        return codes.dim() == 3 and angles.numel() == codes.shape[1] * self.width * 2
 
     def __call__(self, codes: Tensor, scales: Tensor, *varying: Tensor) -> Tensor:
         codes, scales = ready(codes), ready(scales)
@@ -64,7 +64,7 @@ class GemmRotaryKernel:
             return y
         angles = ready(ops.filled([self.angles], varying)[0])
         call = TurnedCall.from_buffer_copy(self.call)
-        call.angles, call.tokens = at(angles), len(angles)
+        call.angles, call.tokens = at(angles), codes.shape[1]
         assert gemm.engine.family.turned is not None
         gemm.launch(gemm.engine.family.turned, call, y, codes, scales, ready(varying[-1]) if gemm.branch else None)
         return y

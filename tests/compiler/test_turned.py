@@ -42,11 +42,13 @@ return [%z]
 """
 
 
-def names(lines: str, answer: bool = True) -> tuple[list[str | None], set[tuple[int, tuple[str, str]]], float]:
+def names(
+    lines: str, answer: bool = True, shape: tuple[int, ...] = (1, -1, 1, 32)
+) -> tuple[list[str | None], set[tuple[int, tuple[str, str]]], float]:
     """The operators of the graph made ready, what the target was asked, and how far its result is from the graph's own."""
     torch.manual_seed(0)
     codes, steps = format_named(FORMATS[1]).encode(torch.randn(64, 64))
-    angles = torch.rand(1, 8 if "%w" in lines else 5, 1, 32)
+    angles = torch.rand(*(size if size > 0 else 8 if "%w" in lines else 5 for size in shape))
     weights = {"codes": codes, "steps": steps, "norm": torch.rand(32), "cos": angles.cos(), "sin": angles.sin()}
     program = program_of(lines.strip().splitlines(), weights, InputSpec("x", "float32", (2, 5, 64)))
     asked: list[tuple[int, tuple[str, str]]] = []
@@ -67,6 +69,14 @@ def test_two_that_are_joined_turn_their_own() -> None:
     assert found.count("aquatint::gemm_rotary") == 2
     assert not {"aquatint::gemm", "aquatint::rotary", "aten::rms_norm.default"} & set(found)
     assert asked == {(32, FORMATS)}
+    assert apart == 0
+
+
+@pytest.mark.parametrize("lines", [ONE, TWO])
+@pytest.mark.parametrize("shape", [(-1, 1, 32), (2, -1, 1, 32), (1, -1, 1, 16), (2, -1, 1, 16)])
+def test_angles_may_be_by_pairs_and_of_a_sample(lines: str, shape: tuple[int, ...]) -> None:
+    found, _, apart = names(lines, shape=shape)
+    assert "aquatint::rotary" not in found
     assert apart == 0
 
 
