@@ -24,7 +24,7 @@ def gemm(write: Writer, call: Call, source: Source, options: OrtOptions, seen: t
         y = _added(write, call, write("MatMul", source.smoothed_rows(write), _floats(write, stored)))
     elif stored.bits == 4 and (few or options.weights == "w4-nbits"):
         y = _added(write, call, _nibbles(write, source.smoothed_rows(write), stored))
-    elif few and options.weights == "w4-nbits":
+    elif few and source.exact:
         y = _added(write, call, write("MatMul", source.smoothed_rows(write), _dequantized_bytes(write, stored)))
     else:
         y = product_of_bytes(write, call, source.as_bytes(write, options.scales), stored, options)
@@ -62,7 +62,7 @@ def _nibbles(write: Writer, x: ir.Value, stored: Stored) -> ir.Value:
 
 
 def _dequantized_bytes(write: Writer, stored: Stored) -> ir.Value:
-    """Few rows that are not to be rounded read a weight of bytes: floats once it is loaded."""
+    """A weight of bytes for rows that stay as they are: floats once it is loaded."""
     codes = write.cast(write.constant(stored.codes[:, 0].T, f"{stored.name}.int8"), ir.DataType.FLOAT)
     return write("Mul", codes, write.constant(stored.steps.numbers()[:, 0, 0], f"{stored.name}.int8_scales"))
 

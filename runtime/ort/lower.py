@@ -38,6 +38,7 @@ def lower(model: ir.Model, options: OrtOptions, ranges: Mapping[str, tuple[Range
     norms: dict[ir.Value, GroupNorm] = {}
     sources: dict[ir.Value, Source] = {}
     done: list[ir.Node] = []
+    exact = options.weights == "w4-nbits" or not any(n.domain == DOMAIN and n.op_type == "quantize" for n in graph)
     for node in [n for n in graph if n.domain == DOMAIN]:
         if node.op_type == ATTENTION:
             write = Writer(graph, node.name or "", ATTENTION)
@@ -57,7 +58,7 @@ def lower(model: ir.Model, options: OrtOptions, ranges: Mapping[str, tuple[Range
         elif name == "quantize":
             sources[call.results[0]] = source_of(write, call, norms)
         else:
-            _replace(graph, node.outputs[0], _lowered(write, call, sources, options, ranges))
+            _replace(graph, node.outputs[0], _lowered(write, call, sources, options, ranges, exact))
         graph.insert_before(node, write.nodes)
         done.append(node)
     RemoveUnusedNodesPass()(model)
@@ -82,14 +83,15 @@ def _site(call: Call) -> str:
 
 
 def _lowered(
-    write: Writer, call: Call, sources: dict[ir.Value, Source], options: OrtOptions, ranges: Mapping[str, tuple[Range, Range]]
-) -> ir.Value:
+    write: Writer, call: Call, sources: dict[ir.Value, Source], options: OrtOptions, ranges: Mapping[str, tuple[Range, Range]],
+    exact: bool,
+) -> ir.Value:  # fmt: skip
     name = call.operator.__name__
     if name == "dequantize":
         return dequantized(write, call)
     codes = call.inputs["codes"]
     assert codes is not None
-    source = sources.get(codes) or Source(write.site, codes, -1, len(codes.shape or ()))  # plain numbers, not quantized
+    source = sources.get(codes) or Source(write.site, codes, -1, len(codes.shape or ()), exact=exact)  # plain numbers
     if name == "gemm":
         return gemm(write, call, source, options, ranges.get(write.site))
     return conv2d(write, call, source, options, ranges.get(write.site))

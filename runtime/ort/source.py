@@ -41,6 +41,7 @@ class Source:
     smooth  (K,) what its channels are still to be multiplied with, or None
     down    the branch's projection, as the quantize has it
     name    of the first site that reads it
+    exact   few rows of it stay as they are: so do they in a program that quantizes no input
     """
 
     name: str
@@ -49,6 +50,7 @@ class Source:
     rank: int
     smooth: np.ndarray | None = None
     down: np.ndarray | None = None
+    exact: bool = False
     rows: ir.Value | None = None
     made: dict[str, Bytes] = field(default_factory=dict)
 

@@ -50,10 +50,9 @@ def test_presets_do_it_and_files_keep_it(tmp_path: Path) -> None:
     loaded = aquatint.load(tmp_path / "small.aq")
     assert torch.equal(loaded(labels), small(labels))
     assert loaded.program.weights["table.codes"].dtype == torch.int8
-    for weights, least in (("w4-nbits", 60), ("w4-fold", 40)):  # the second rounds what the layer behind the table reads
-        written = aquatint.export_onnx(small, tmp_path / weights, weights=weights)
-        assert written.path.stat().st_size < 2.5 * 1001 * 384
-        assert decibel(run(session(written.path), [labels]), [small(labels)]) > least
+    written = aquatint.export_onnx(small, tmp_path / "onnx")
+    assert written.path.stat().st_size < 2.5 * 1001 * 384
+    assert decibel(run(session(written.path), [labels]), [small(labels)]) > 60
 
 
 @pytest.mark.parametrize("model", [Labelled(rows=10), Labelled(shared=True)])
