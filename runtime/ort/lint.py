@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,13 +186,15 @@ def lint(path: Path, sizes: Mapping[str, int], threads: int = 0, runs: int = 10)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
         options.intra_op_num_threads, options.log_severity_level = threads, 3
+        free: dict[str, int] = {}
         try:
             session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            inputs = {value.name: _drawn(value, sizes) for value in session.get_inputs()}
+            free = _free(session.get_inputs(), sizes)
+            inputs = {value.name: _drawn(value, free) for value in session.get_inputs()}
             for _ in range(runs + 1):
                 session.run(None, inputs)
         except Exception as error:
-            raise LintError(f"{path}: {str(error).splitlines()[0]}{_hint(sizes, error)}") from error
+            raise LintError(f"{path}: {str(error).splitlines()[0]}{_hint(free, error)}") from error
         events = json.loads(Path(session.end_profiling()).read_text())
         graph = ir.load(options.optimized_model_filepath).graph
     written = {node.name for node in ir.load(path).graph}
@@ -222,24 +224,35 @@ def _measured(events: list[dict[str, Any]], runs: int) -> tuple[dict[str, float]
     return times, shapes, sum(e["dur"] for e in whole) / 1e3 / len(whole)
 
 
-def _drawn(value: Any, sizes: Mapping[str, int]) -> np.ndarray:
-    """A random input; a free dimension that has no given size is 2 in the first place, 77 in the second of three, else 32."""
+def _free(values: Sequence[Any], sizes: Mapping[str, int]) -> dict[str, int]:
+    """The free dimensions by name: as given, or 2 in the first place, 77 in the second of three, else 32."""
+    guessed: dict[str, int] = {}
+    for value in values:
+        for place, size in enumerate(value.shape):
+            guess = 2 if place == 0 else 77 if len(value.shape) == 3 and place == 1 else 32
+            if not isinstance(size, int):
+                guessed.setdefault(_name(value, place), guess)
+    return {name: sizes.get(name, guess) for name, guess in guessed.items()}
+
+
+def _name(value: Any, place: int) -> str:
+    """What a free dimension is called, or `input[place]`."""
+    return value.shape[place] or f"{value.name}[{place}]"
+
+
+def _drawn(value: Any, free: Mapping[str, int]) -> np.ndarray:
+    """A random input."""
     if value.type not in DTYPES:
         raise LintError(f"input {value.name} is a {value.type}, which can't be drawn")
-    shape = [_size(place, s, len(value.shape), sizes) for place, s in enumerate(value.shape)]
+    shape = [size if isinstance(size, int) else free[_name(value, place)] for place, size in enumerate(value.shape)]
     random = np.random.default_rng(0)
     dtype = DTYPES[value.type]
     drawn = random.standard_normal(shape) if np.issubdtype(dtype, np.floating) else np.ones(shape)
     return np.asarray(drawn, dtype)
 
 
-def _size(place: int, size: Any, rank: int, sizes: Mapping[str, int]) -> int:
-    if isinstance(size, int):
-        return size
-    guess = 2 if place == 0 else 77 if rank == 3 and place == 1 else 32
-    return sizes.get(str(size), guess)
-
-
-def _hint(sizes: Mapping[str, int], error: Exception) -> str:
-    known = isinstance(error, LintError)
-    return "" if known else f"\n  Free dimensions were given as {dict(sizes)}: set others with --size NAME=N"
+def _hint(free: Mapping[str, int], error: Exception) -> str:
+    if isinstance(error, LintError) or not free:
+        return ""
+    taken = ", ".join(f"{name}={size}" for name, size in free.items())
+    return f"\n  Free dimensions were taken as {taken}: set others with --size NAME=N"

@@ -157,3 +157,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is no file" in err
     assert "junk.onnx" in err
     assert "--size takes NAME=N" in err
+
+
+def test_free_dimensions_that_do_not_fit_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = Graph()
+    path = graph.save(tmp_path / "m.onnx", ["rows", None], graph.op("Add", "x", graph.constant(np.ones(5, np.float32))))
+    assert main(["lint", str(path)]) == 2
+    assert "taken as rows=2, x[1]=32: set others with --size NAME=N" in capsys.readouterr().err
+    assert main(["lint", str(path), "--size", "x[1]=5", "--runs", "1"]) == 0
