@@ -1,6 +1,6 @@
 // A product's tile by a block, on any tensor cores since Turing: y = finish( codes_x . codes_w, scaled, + h up^T + bias ).
 //
-// Computed as y^T = W x^T, as on Hopper (product_sm90.cu): the weight is the operand in registers. A block has two stages,
+// Computed as y^T = W x^T, as on Hopper (product_sm90.h): the weight is the operand in registers. A block has two stages,
 // where they fit: while one is multiplied, the copies into the other are under way.
 #pragma once
 
@@ -65,7 +65,7 @@ __device__ inline void product(const Call& call) {
     for (int part = 0; part < kParts; ++part) {
         Channels<Slices> channels(call, n * 2 + warp.group, part * 32 + warp.lane);
         Leaving<Slices, 16, Operands::kScaled> leaving{call, channels, scales + warp.tokens, branch + warp.tokens * 128, own};
-        if constexpr (std::is_same<Call, TurnedCall>::value) {
+        if constexpr (kTurns<Call>) {
             Turning<16, kTile> turning{call, scales + kTile, own, first_column + part * 16};
             turning.settle(sums[part], leaving, warp.tokens, warp.lane);
         } else {
@@ -73,7 +73,7 @@ __device__ inline void product(const Call& call) {
         }
         __syncwarp();  // what is outgoing has been read
     }
-    if constexpr (std::is_same<Call, TurnedCall>::value) {
+    if constexpr (kTurns<Call>) {
         __syncthreads();  // the heads' squares are there
 #pragma unroll
         for (int part = 0; part < kParts; ++part) {
@@ -85,3 +85,19 @@ __device__ inline void product(const Call& call) {
 }
 
 }  // namespace aquatint
+
+// Kernels of a linear layer, called with `Call`: each pair of formats without a branch, and with one of up to 32 or 64 ranks.
+// Two blocks lie on a multiprocessor, where it has memory.
+#define AQ_LAYER(stem, Call, operands, blocks, slices)                                                                       \
+    extern "C" __global__ void __launch_bounds__(256, aquatint::kSharedLeast > 65536 ? blocks : 1)                            \
+        stem##_s##slices(const __grid_constant__ aquatint::Call call) {                                                      \
+        aquatint::product<aquatint::operands, slices>(call);                                                                 \
+    }
+#define AQ_RANKS(stem, Call, operands, blocks)                                                                               \
+    AQ_LAYER(stem, Call, operands, blocks, 0)                                                                                \
+    AQ_LAYER(stem, Call, operands, blocks, 2)                                                                                \
+    AQ_LAYER(stem, Call, operands, blocks, 4)
+#define AQ_LAYERS(stem, Call)                                                                                                \
+    AQ_RANKS(stem##_w4a8, Call, ByRow<4>, 2)                                                                                 \
+    AQ_RANKS(stem##_w8a8, Call, ByRow<8>, 1)                                                                                 \
+    AQ_RANKS(stem##_w4a4, Call, ByGroup<aquatint::EachGroup>, 2)

@@ -23,8 +23,7 @@ template <int Tokens, int Bits, int Slices, class Call>
 struct Product {
     using Tile = Wgmma<Tokens>;
     using Stored = Weight<Bits>;
-    static constexpr bool kTurns = std::is_same<Call, TurnedCall>::value;
-    static constexpr int kSquares = kTurns ? 8 * Tokens * 4 : 0;  // bytes
+    static constexpr int kSquares = kTurns<Call> ? 8 * Tokens * 4 : 0;  // bytes
     static constexpr int kX = Tokens * kDepth, kStage = (kX + Stored::kBlock + 1023) / 1024 * 1024;
     static constexpr int kBranch = Tokens * 128, kRest = kBranch + 8 * kOutgoing + Tokens * 4 + kSquares + 1024 + 256;
     static constexpr int kMost = (kSharedMost - kRest) / kStage, kStages = kMost < 6 ? kMost : 6;
@@ -171,7 +170,7 @@ struct Product {
                           int warp, int lane) const {
         barrier_wait(&barriers->rows_full, parity);
         Leaving<Slices, Tile::kRegisters> leaving{call, channels, scales, branch, outgoing + warp * kOutgoing};
-        if constexpr (kTurns) {
+        if constexpr (kTurns<Call>) {
             Turning<Tile::kRegisters, Tokens> turning{call, squares, outgoing + warp * kOutgoing, n * 128 + warp * 16};
             turning.settle(sums, leaving, 0, lane);
             meet<256>();  // the heads' squares are there; they stay until the next tile's rows are, which all have left by then

@@ -11,6 +11,9 @@
 
 namespace aquatint {
 
+template <class Call>
+constexpr bool kTurns = std::is_same<Call, TurnedCall>::value;
+
 __device__ inline void keep(int& place, float value) { place = __float_as_int(value); }
 __device__ inline void keep(float& place, float value) { place = value; }
 __device__ inline float kept(int value) { return __int_as_float(value); }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from aquatint.runtime.cuda.sm80 import SM80, W4A8, W8A8
 
 TOKENS = (256, 224, 192, 128)  # of a tile, as csrc/cuda/product_sm90.cu has them
 TURNED_TOKENS = (224, 192, 128)  # as csrc/cuda/turned_sm90.cu has them
+SQUARES = 8 * 4  # bytes of a token: of each sixteen outputs the sum of squares
 DEPTH = 128  # bytes of a tile along K
 SHARED = 232448  # bytes that a block may have
 BLOCK_BYTES = {4: OUTPUTS * DEPTH // 2 + 256, 8: OUTPUTS * DEPTH}  # of a packed weight
@@ -30,29 +32,32 @@ def product_plan(
     """A plan with tiles of `tokens`, or of as many as leave the fewest multiprocessors idle in the last wave."""
     bits = format_named(formats[1]).bits
     possible = [t for t in TOKENS if t < 256 or rank <= 32]  # for more there are too few registers
-    return _plan(f"product_w{bits}_sm90", f"product_w{bits}", bits, m, n, k, rank, multiprocessors, possible, tokens)
+    tokens = tokens or _best(possible, m, n, multiprocessors)
+    m_tiles, n_tiles = ceil(m / tokens), ceil(n / OUTPUTS)
+    name, grid = f"product_w{bits}_t{tokens}_s{slices_for(rank)}", min(m_tiles * n_tiles, multiprocessors)
+    launch = Launch(f"product_w{bits}_sm90", name, grid, 384, _shared(bits, tokens), overlaps=True)
+    return ProductPlan(launch, tokens, m_tiles, n_tiles, ceil(k / DEPTH), (tokens, DEPTH))
 
 
 def turned_plan(
     m: int, n: int, k: int, formats: tuple[str, str], rank: int, multiprocessors: int, tokens: int | None = None
 ) -> ProductPlan:
     """The same for queries and keys, whose heads' squares are kept beside a tile."""
-    bits = format_named(formats[1]).bits
-    return _plan("turned_sm90", f"turned_w{bits}", bits, m, n, k, rank, multiprocessors, TURNED_TOKENS, tokens, squares=8 * 4)
+    bits, tokens = format_named(formats[1]).bits, tokens or _best(TURNED_TOKENS, m, n, multiprocessors)
+    plan = product_plan(m, n, k, formats, rank, multiprocessors, tokens)
+    name, shared = f"turned_w{bits}_t{tokens}_s{slices_for(rank)}", _shared(bits, tokens, SQUARES)
+    return replace(plan, launch=replace(plan.launch, file="turned_sm90", kernel=name, shared=shared))
 
 
-def _plan(
-    file: str, name: str, bits: int, m: int, n: int, k: int, rank: int, multiprocessors: int, possible: Sequence[int],
-    tokens: int | None, squares: int = 0,
-) -> ProductPlan:  # fmt: skip
-    tokens = tokens or min(possible, key=lambda t: (_waves(m, n, t, multiprocessors) * _cost(t), -t))
-    m_tiles, n_tiles = ceil(m / tokens), ceil(n / OUTPUTS)
+def _best(possible: Sequence[int], m: int, n: int, multiprocessors: int) -> int:
+    return min(possible, key=lambda t: (_waves(m, n, t, multiprocessors) * _cost(t), -t))
+
+
+def _shared(bits: int, tokens: int, more: int = 0) -> int:
+    """Bytes of as many stages as there is room for, and of what lies beside them: `more` for each token."""
     stage = ceil((tokens * DEPTH + BLOCK_BYTES[bits]) / 1024) * 1024
-    rest = tokens * DEPTH + 8 * 2 * 32 * 48 + tokens * (4 + squares) + 1024 + 256
-    shared = min((SHARED - rest) // stage, 6) * stage + rest
-    grid = min(m_tiles * n_tiles, multiprocessors)
-    launch = Launch(file, f"{name}_t{tokens}_s{slices_for(rank)}", grid, 384, shared, overlaps=True)
-    return ProductPlan(launch, tokens, m_tiles, n_tiles, ceil(k / DEPTH), (tokens, DEPTH))
+    rest = tokens * DEPTH + 8 * 2 * 32 * 48 + tokens * (4 + more) + 1024 + 256
+    return min((SHARED - rest) // stage, 6) * stage + rest
 
 
 def _waves(m: int, n: int, tokens: int, multiprocessors: int) -> int:

@@ -13,28 +13,27 @@ from aquatint.runtime.ops import name_of
 from tests.programs import program_of
 
 FORMATS = ("int8", "int4-g64-whole")
-ONE = """
-%q = aquatint::quantize(%x, format='int8')
-%a = python::getitem(%q, 0)
-%b = python::getitem(%q, 1)
-%y = aquatint::gemm(%a, %b, @codes, @steps, formats=['int8', 'int4-g64-whole'], dtype=dtype('float32'))
-%h = aten::unflatten.int(%y, -1, [-1, 32])
+
+
+def product(x: str) -> str:
+    """Lines that make of %x the product %y_x."""
+    return f"""
+%q_{x} = aquatint::quantize(%{x}, format='int8')
+%a_{x} = python::getitem(%q_{x}, 0)
+%b_{x} = python::getitem(%q_{x}, 1)
+%y_{x} = aquatint::gemm(%a_{x}, %b_{x}, @codes, @steps, formats=['int8', 'int4-g64-whole'], dtype=dtype('float32'))"""
+
+
+ONE = f"""{product("x")}
+%h = aten::unflatten.int(%y_x, -1, [-1, 32])
 %z = aquatint::rotary(%h, @cos, @sin, @norm, eps=1e-06, dtype=dtype('float32'))
 return [%z]
 """
-TWO = """
-%w = aten::slice.Tensor(%x, 1, 0, 3)
-%p = aquatint::quantize(%w, format='int8')
-%c = python::getitem(%p, 0)
-%d = python::getitem(%p, 1)
-%u = aquatint::gemm(%c, %d, @codes, @steps, formats=['int8', 'int4-g64-whole'], dtype=dtype('float32'))
-%g = aten::unflatten.int(%u, -1, [2, -1])
-%m = aten::rms_norm.default(%g, [32], @norm, 1e-06)
-%q = aquatint::quantize(%x, format='int8')
-%a = python::getitem(%q, 0)
-%b = python::getitem(%q, 1)
-%y = aquatint::gemm(%a, %b, @codes, @steps, formats=['int8', 'int4-g64-whole'], dtype=dtype('float32'))
-%h = aten::unflatten.int(%y, -1, [2, -1])
+TWO = f"""
+%w = aten::slice.Tensor(%x, 1, 0, 3){product("w")}
+%g = aten::unflatten.int(%y_w, -1, [2, -1])
+%m = aten::rms_norm.default(%g, [32], @norm, 1e-06){product("x")}
+%h = aten::unflatten.int(%y_x, -1, [2, -1])
 %n = aten::rms_norm.default(%h, [32], @norm, 1e-06)
 %t = aten::cat.default([%m, %n], 1)
 %z = aquatint::rotary(%t, @cos, @sin, dtype=dtype('float32'), halves=True)
@@ -90,9 +89,9 @@ def test_a_target_that_refuses_gets_the_graph_as_it_is(lines: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("return [%z]", "return [%z, %y]"),
+        ("return [%z]", "return [%z, %y_x]"),
         ("return [%z]", "return [%z, %h]"),
-        ("%h = aten::unflatten.int(%y, -1", "%r = aten::relu.default(%y)\n%h = aten::unflatten.int(%r, -1"),
+        ("%h = aten::unflatten.int(%y_x, -1", "%r = aten::relu.default(%y_x)\n%h = aten::unflatten.int(%r, -1"),
         ("dtype=dtype('float32'))\n%h", "dtype=dtype('float32'), activation='gelu')\n%h"),
         ("eps=1e-06, dtype=dtype('float32')", "eps=1e-06, dtype=dtype('bfloat16')"),
     ],
