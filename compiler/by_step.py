@@ -17,6 +17,7 @@ from aquatint.compiler.errors import DistillError, InputError
 from aquatint.compiler.program import BRANCH, Program
 from aquatint.compiler.weights import Narrow, Stored, Weights, read
 from aquatint.runtime import ops
+from aquatint.runtime.ops import meanings
 
 OF_STEP = "aquatint::of_step"
 
@@ -31,7 +32,7 @@ class Steps:
     def of(self, inputs: Sequence[Tensor]) -> int:
         """Which step a call is of. Raises InputError for a time that is none, or for several at once."""
         time = inputs[self.place]
-        step, known = ops.step_of(time, self.stamps)
+        step, known = meanings.step_of(time, self.stamps)
         if not known:
             asked, own = (", ".join(f"{t:g}" for t in times) for times in (sorted(set(time.flatten().tolist())), self.stamps))
             raise InputError(

@@ -12,6 +12,7 @@ from torch import fx
 from aquatint.compiler.edit import ITEM, activation_of, is_call
 from aquatint.compiler.weights import Weights
 from aquatint.runtime import ops
+from aquatint.runtime.ops.meanings import ACTIVATIONS
 
 
 def gated(graph: fx.Graph, weights: Weights, gates: Callable[[int], bool]) -> fx.Graph:
@@ -43,7 +44,7 @@ def _unit(result: fx.Node, weights: Weights, gates: Callable[[int], bool]) -> tu
         return None
     for plain, active in (result.args, result.args[::-1]):
         activation = activation_of(active)
-        if activation not in ops.ACTIVATIONS or len(active.users) != 1:  # type: ignore[union-attr]
+        if activation not in ACTIVATIONS or len(active.users) != 1:  # type: ignore[union-attr]
             continue
         chunk, other = _item(plain)
         same, index = _item(active.args[0])  # type: ignore[union-attr]

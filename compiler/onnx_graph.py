@@ -24,7 +24,7 @@ from aquatint.compiler.errors import ExportError
 from aquatint.compiler.formats import format_named
 from aquatint.compiler.program import Program
 from aquatint.runtime import ops
-from aquatint.runtime.ops import ATTENTION, DOMAIN
+from aquatint.runtime.ops import ATTENTION, DOMAIN, meanings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -150,7 +150,7 @@ def _called(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _has_heads(query: Tensor, *others: Any, **options: Any) -> bool:
     """Of (B, heads, tokens, width), and plain: others go by the exporter's own translation."""
-    return query.dim() == 4 and ops.is_plain_attention(query, *others, **options)
+    return query.dim() == 4 and meanings.is_plain_attention(query, *others, **options)
 
 
 def _standing_for(op: ops.Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,7 +8,8 @@ from torch import fx
 
 from aquatint.compiler.spatial import Spatial
 from aquatint.compiler.spatial_rules import argument, pair
-from aquatint.runtime.ops import can_go_by_squares, name_of, operator_named
+from aquatint.runtime.ops import name_of, operator_named
+from aquatint.runtime.ops.sparse import can_go_by_squares
 
 NORM = "aquatint::group_affine"
 FEW = 32  # channels, in or out; with fewer, what stands around the products of squares takes longer than they save

@@ -19,6 +19,7 @@ from aquatint.compiler.formats import NumberFormat, format_named
 from aquatint.compiler.program import BRANCH, Program, narrowest
 from aquatint.compiler.weights import Derived, Weights
 from aquatint.runtime import ops
+from aquatint.runtime.ops import meanings
 
 LORA = 32  # the rank of adapters
 UP, DOWN = ".lora_up", ".lora_down"
@@ -117,7 +118,7 @@ class _StraightQuantize:
 
     def __call__(self, *values: Tensor) -> tuple[Tensor | None, ...]:
         x, smooth, down, gain, offset = ops.filled(self.given, values)
-        exact = ops.smoothed(x, smooth, gain, offset, **self.options)
+        exact = meanings.smoothed(x, smooth, gain, offset, **self.options)
         rounded = _straight(self.format, exact)
         if down is None:
             return rounded, None
@@ -153,5 +154,5 @@ def straight_through(operator: str, args: tuple[Any, ...], kwargs: dict[str, Any
     """The kernels that gradients pass through."""
     if operator == "aquatint::quantize":
         return _StraightQuantize(*args, **kwargs)
-    meaning = {"aquatint::gemm": ops.multiplied, "aquatint::conv2d": ops.convolved}.get(operator)
+    meaning = {"aquatint::gemm": meanings.multiplied, "aquatint::conv2d": meanings.convolved}.get(operator)
     return _StraightProduct(meaning, *args, **kwargs) if meaning else None

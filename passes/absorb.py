@@ -11,8 +11,8 @@ from torch import fx
 from aquatint.compiler.edit import ITEM, activation_of, is_call, source_of
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
-from aquatint.runtime import ops
 from aquatint.runtime.ops import operator_named
+from aquatint.runtime.ops.meanings import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _take_activation(program: Program, node: fx.Node) -> bool:
     """quantize(silu(x)) becomes quantize(x, activation='silu')."""
     source = source_of(node)
     name = activation_of(source)
-    if name not in ops.ACTIVATIONS or len(source.users) != 1:
+    if name not in ACTIVATIONS or len(source.users) != 1:
         return False
     node.args = (source.args[0], *node.args[1:])
     node.kwargs = {**node.kwargs, "activation": name}

@@ -12,7 +12,8 @@ from aquatint.compiler.errors import RecipeError
 from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
 from aquatint.compiler.verify import dtypes
-from aquatint.runtime.ops import is_plain_attention, operator_named
+from aquatint.runtime.ops import operator_named
+from aquatint.runtime.ops.meanings import is_plain_attention
 
 FORMATS = ("bfloat16",)
 WIDE = "aten::scaled_dot_product_attention.default"

@@ -13,6 +13,7 @@ from aquatint.compiler.pipeline import Context, Report
 from aquatint.compiler.program import Program
 from aquatint.compiler.verify import faked
 from aquatint.runtime import ops
+from aquatint.runtime.ops.meanings import ACTIVATIONS
 
 Known = dict[str, Tensor]
 
@@ -52,7 +53,7 @@ class Epilogue:
 
 def _take_activation(node: fx.Node) -> bool:
     name = activation_of(node)
-    if name not in ops.ACTIVATIONS or (product := product_below(node.args[0])) is None or not _is_free(product, "activation"):
+    if name not in ACTIVATIONS or (product := product_below(node.args[0])) is None or not _is_free(product, "activation"):
         return False
     product.kwargs = {**product.kwargs, "activation": name}
     node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]

@@ -31,7 +31,8 @@ from aquatint.runtime.cpu.sparse import (
     RowwiseMatmul,
     TakeKernel,
 )
-from aquatint.runtime.ops import can_go_by_squares, is_plain_attention
+from aquatint.runtime.ops.meanings import is_plain_attention
+from aquatint.runtime.ops.sparse import can_go_by_squares
 
 INPUT_FORMATS = ("int8", "int4-g64")
 WEIGHT_FORMATS = ("int4-g64", "int4-g64-whole")

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aquatint.compiler.formats import format_named
-from aquatint.runtime import ops
 from aquatint.runtime.cuda.calls import ACTIVATIONS, GemvCall
 from aquatint.runtime.cuda.engine import Engine
 from aquatint.runtime.cuda.operands import ready
 from aquatint.runtime.cuda.sm80 import gemv_plan
 from aquatint.runtime.layout import at
+from aquatint.runtime.ops import meanings
 
 MOST_ROWS = 32  # for more, widening the weight once and PyTorch's product are less work
 
@@ -67,4 +67,4 @@ class GemvKernel:
         """By PyTorch's own product, the weight widened for this call."""
         weight = self.number.decode(self.weight, self.stored_scales).to(self.numbers)
         y = F.linear(x, weight, None if self.bias is None else self.bias.to(self.numbers))
-        return ops.ACTIVATIONS[self.activation](y) if self.activation else y
+        return meanings.ACTIVATIONS[self.activation](y) if self.activation else y

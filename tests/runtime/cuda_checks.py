@@ -15,6 +15,7 @@ from aquatint.runtime import ops
 from aquatint.runtime.cuda.refusals import CONV_FORMATS
 from aquatint.runtime.cuda.sm80 import W8A8
 from aquatint.runtime.cuda.target import Cuda
+from aquatint.runtime.ops import meanings
 
 
 def poison(device: torch.device) -> None:
@@ -134,7 +135,7 @@ def check_conv(
     y = run(codes, scales, *h, residual)
     place = x.device
     kernel_weight = decoded(formats[1], *stored).to(place).float()
-    exact = ops.convolved(
+    exact = meanings.convolved(
         decoded(formats[0], codes, scales).float(), kernel_weight, bias.to(place), h[0] if rank else None,
         None if up is None else up.to(place), dtype=torch.float32, activation="silu", residual=residual, **geometry,
     ).double()  # fmt: skip
@@ -151,7 +152,7 @@ def check_gemv(target: Cuda, m: int, k: int, n: int, format: str, activation: st
     assert run.fits(x)
     y = run(x)
     exact = x.double() @ decoded(format, *stored).to(x.device).T + bias.to(x.device).double()
-    exact = ops.ACTIVATIONS[activation](exact) if activation else exact
+    exact = meanings.ACTIVATIONS[activation](exact) if activation else exact
     assert y.shape == exact.shape
     assert relative(y, exact) < near(y)
     assert torch.equal(run(x), y)
@@ -267,7 +268,7 @@ def check_epilogue(target: Cuda, m: int, k: int, n: int, formats: tuple[str, str
     run = kernel(target, "gemm", ops.Slot, ops.Slot, *stored, **options, gate=ops.Slot, residual=ops.Slot)
     y = run(codes, scales, gate, residual)
     product = decoded(formats[0], codes, scales) @ decoded(formats[1], *stored).to(x.device).T
-    exact = ops.ACTIVATIONS[activation](product) * gate.double() + residual.double()
+    exact = meanings.ACTIVATIONS[activation](product) * gate.double() + residual.double()
     assert relative(y, exact) < 6e-3
 
 

@@ -11,7 +11,7 @@ from aquatint.compiler.formats import FORMATS
 from aquatint.compiler.powers import rounded, scaled
 from aquatint.runtime import ops
 from aquatint.runtime.cpu.native import KERNEL_SETS
-from aquatint.runtime.ops import Slot
+from aquatint.runtime.ops import Slot, meanings
 
 from .kernels import assert_near, assert_projected, rows, target
 
@@ -52,7 +52,7 @@ def test_the_way_down_reads_codes(kernels: str, format: str, seed: int, m: int, 
     if target(kernels).kernels.wide_sums:
         torch.testing.assert_close(h, expected[2], rtol=1e-5, atol=1e-5 * expected[2].abs().max().item())
     else:  # which rounds less than it may
-        assert_projected(kernels, h, ops.smoothed(x, smooth, None, None), down)
+        assert_projected(kernels, h, meanings.smoothed(x, smooth, None, None), down)
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)

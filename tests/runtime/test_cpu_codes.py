@@ -11,7 +11,7 @@ from aquatint.compiler.formats import FORMATS
 from aquatint.runtime import ops
 from aquatint.runtime.cpu.native import KERNEL_SETS, kernel_set
 from aquatint.runtime.cpu.target import Cpu
-from aquatint.runtime.ops import Slot
+from aquatint.runtime.ops import Slot, meanings
 
 from .kernels import assert_near, assert_projected, branch_rounding, rows, target
 
@@ -34,7 +34,7 @@ def test_quantize(kernels: str, format: str, seed: int, m: int, groups: int, smo
     assert torch.equal(codes, expected[0]), "codes are the same to the last bit"
     assert torch.equal(scales, expected[1])
     if rank:
-        assert_projected(kernels, h[0], ops.smoothed(x, smooth, None, None), down)
+        assert_projected(kernels, h[0], meanings.smoothed(x, smooth, None, None), down)
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
@@ -65,7 +65,7 @@ def test_quantize_with_what_stands_before(kernels, seed, batch, tokens, groups, 
     assert (codes.int() - expected[0].int()).abs().max() <= 1, "a last digit may turn a rounding"
     torch.testing.assert_close(scales, expected[1], rtol=1e-4, atol=1e-30)
     if rank:
-        plain = ops.smoothed(x, smooth, gain, offset, eps=eps, activation=activation)
+        plain = meanings.smoothed(x, smooth, gain, offset, eps=eps, activation=activation)
         assert_projected(kernels, h[0], plain, down)
 
 

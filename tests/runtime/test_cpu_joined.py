@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aquatint.compiler.formats import FORMATS
 from aquatint.compiler.powers import rounded
 from aquatint.runtime import ops
-from aquatint.runtime.ops import Slot
+from aquatint.runtime.ops import Slot, meanings
 
 from .kernels import assert_projected, rows, target
 
@@ -56,7 +56,7 @@ def test_gemm_quantize(stored, seed, m, columns, groups, rank, next_rank, smooth
     torch.testing.assert_close(found[1], expected[1], rtol=5e-4, atol=1e-30)
     if next_rank:
         y = ops.gemm(*codes, *weight, None, h, up, **{k: v for k, v in options.items() if k != "into"}, gate=factor)
-        assert_projected(KERNELS, found[2][0], ops.smoothed(y[0], smooth, None, None), down)
+        assert_projected(KERNELS, found[2][0], meanings.smoothed(y[0], smooth, None, None), down)
 
 
 @settings(max_examples=20, deadline=None)
