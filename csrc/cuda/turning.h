@@ -78,7 +78,7 @@ struct Turning {
         }
     }
 
-    // What two tokens' heads are divided by.
+    // What two tokens' heads are multiplied with.
     __device__ float2 norms(int token) const {
         if (call.eps < 0) return {1.0f, 1.0f};
         int slots = call.width / 16, first = column % 128 / call.width * slots;

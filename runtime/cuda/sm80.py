@@ -19,7 +19,7 @@ ROWS, WARPS = 16, 8  # of a block that quantizes
 MOST_ROWS = 8  # of a product of few rows, at once
 X_STAGE = TOKENS * 128  # bytes of a stage that hold tokens
 LEAVING = X_STAGE + 8 * 2 * 32 * 48 + TOKENS * 4  # bytes that results leave through
-SQUARES = 8 * TOKENS * 4  # bytes: of sixteen outputs each, for every token
+SQUARES = 8 * 4  # bytes of a token: of each sixteen outputs the sum of squares
 SHARED = {"sm75": 65536, "sm80": 101376}  # bytes of a block, on the smallest of them
 
 
@@ -59,7 +59,7 @@ def turned_plan(
 ) -> ProductPlan:  # fmt: skip
     """The same for queries and keys, whose heads' squares are kept beside what leaves."""
     plan = product_plan(m, n, k, formats, rank, multiprocessors, tokens, most)
-    name, shared = f"turned_{PRODUCTS[formats].name}_s{slices_for(rank)}", max(plan.launch.shared, LEAVING + SQUARES)
+    name, shared = f"turned_{PRODUCTS[formats].name}_s{slices_for(rank)}", max(plan.launch.shared, LEAVING + TOKENS * SQUARES)
     return replace(plan, launch=replace(plan.launch, file="turned_sm80", kernel=name, shared=shared))
 
 
@@ -130,10 +130,10 @@ def moments_plan(batch: int, channels: int, groups: int, pixels: int, last: bool
     )  # fmt: skip
 
 
-FILES = ("quantize_sm80", "product_sm80", "turned_sm80", "gemv_sm80", "conv_sm80", "rotary_sm80", "moments_sm80")
+COMMON = ("quantize_sm80", "gemv_sm80", "conv_sm80", "rotary_sm80", "moments_sm80")  # files of every family
 SM80 = Family(
-    "sm80", FILES, (torch.bfloat16, torch.float16), ("int8", "int4-g64"), (W4A8, W8A8, W4A4), 96, quantize_plan,
-    lambda k, rank: True, product_plan, turned_plan, conv_plan, packed_down_by_lanes,
+    "sm80", (*COMMON, "product_sm80", "turned_sm80"), (torch.bfloat16, torch.float16), ("int8", "int4-g64"),
+    (W4A8, W8A8, W4A4), 96, quantize_plan, lambda k, rank: True, product_plan, turned_plan, conv_plan, packed_down_by_lanes,
 )  # fmt: skip
 # Turing: the same files by its own smaller products; its tensor cores have no bfloat16.
 SM75 = replace(
@@ -142,6 +142,6 @@ SM75 = replace(
 )  # fmt: skip
 # Consumer Blackwell: its tensor cores have no integers of 4 bits, and nvfp4 instead.
 SM120 = replace(
-    SM80, name="sm120", files=(*(f for f in FILES if f != "turned_sm80"), "quantize_sm120", "product_sm120"),
-    formats=("int8", "nvfp4"), products=(W4A8, W8A8, NVFP4), turned=None,
+    SM80, name="sm120", files=(*COMMON, "product_sm80", "quantize_sm120", "product_sm120"), formats=("int8", "nvfp4"),
+    products=(W4A8, W8A8, NVFP4), turned=None,
 )  # fmt: skip

@@ -12,11 +12,10 @@ from aquatint.compiler.formats import format_named
 from aquatint.runtime.cuda import sm80
 from aquatint.runtime.cuda.launch import OUTPUTS, Family, Launch, ProductPlan, QuantizePlan, slices_for
 from aquatint.runtime.cuda.pack import packed_down, packed_down_by_lanes
-from aquatint.runtime.cuda.sm80 import SM80, W4A8, W8A8
+from aquatint.runtime.cuda.sm80 import COMMON, SM80, SQUARES, W4A8, W8A8
 
 TOKENS = (256, 224, 192, 128)  # of a tile, as csrc/cuda/product_sm90.cu has them
 TURNED_TOKENS = (224, 192, 128)  # as csrc/cuda/turned_sm90.cu has them
-SQUARES = 8 * 4  # bytes of a token: of each sixteen outputs the sum of squares
 DEPTH = 128  # bytes of a tile along K
 SHARED = 232448  # bytes that a block may have
 BLOCK_BYTES = {4: OUTPUTS * DEPTH // 2 + 256, 8: OUTPUTS * DEPTH}  # of a packed weight
@@ -96,8 +95,7 @@ def _packed_down(down: Tensor, slices: int) -> Tensor:
     return packed_down(down, slices) if slices <= slices_for(MOST_RANKS) else packed_down_by_lanes(down, slices)
 
 
-FILES = ("quantize_sm90", "product_w4_sm90", "product_w8_sm90", "turned_sm90")
 SM90 = Family(
-    "sm90", (*FILES, *(name for name in SM80.files if name not in ("product_sm80", "turned_sm80"))), SM80.numbers,
+    "sm90", (*COMMON, "quantize_sm90", "product_w4_sm90", "product_w8_sm90", "turned_sm90"), SM80.numbers,
     ("int8",), (W4A8, W8A8), SM80.most_ranks, _quantize, can_quantize, product_plan, turned_plan, SM80.conv, _packed_down,
 )  # fmt: skip
