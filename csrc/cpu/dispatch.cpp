@@ -1,4 +1,5 @@
-// The C interface: which instruction sets this machine has, and each kernel run over a thread pool that is lent to us.
+// The C interface: which instruction sets this machine has, and each kernel run over a thread pool that is lent to us, or our own.
+#include "cpu/crew.h"
 #include "cpu/kernel_table.h"
 
 #ifdef AQUATINT_AMX
@@ -28,19 +29,24 @@ struct Work {
 };
 
 template <class Call>
-void worker(void* argument) {
+void share(void* argument, int thread) {
     auto& work = *static_cast<Work<Call>*>(argument);
-    Tasks tasks(work.pile, lent_pool.thread());
+    Tasks tasks(work.pile, thread);
     work.run(work.call, tasks);
 }
 
 template <class Call>
+void lent_share(void* argument) {
+    share<Call>(argument, lent_pool.thread());
+}
+
+template <class Call>
 void spread(void (*run)(const Call&, Tasks&), const Call& call, int64_t tasks, int threads) {
-    bool many = threads > 1 && tasks > 1 && lent_pool.parallel;
+    bool many = threads > 1 && tasks > 1;
     Work<Call> work{run, call, Pile(tasks, many ? threads : 1)};
-    if (many) return lent_pool.parallel(worker<Call>, &work, unsigned(threads), 0);
-    Tasks all(work.pile, 0);
-    run(call, all);
+    if (!many) return share<Call>(&work, 0);
+    if (!lent_pool.parallel) return Crew::here().run(share<Call>, &work, threads);
+    lent_pool.parallel(lent_share<Call>, &work, unsigned(threads), 0);
 }
 
 #ifdef AQUATINT_AMX

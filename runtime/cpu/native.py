@@ -1,4 +1,4 @@
-"""The compiled CPU library: found, loaded by ctypes, and lent torch's own thread pool."""
+"""The compiled CPU library: found, loaded by ctypes, and lent torch's own thread pool where torch is. Needs no torch itself."""
 
 from __future__ import annotations
 
@@ -129,6 +129,7 @@ class KernelSet:
     """The kernels of one instruction set: the library and its table.
 
     tiles: they multiply by AMX;  wide_sums: they sum products of bytes in 32 bits, so weights may be bytes, or become some
+    alone: no library of products is beside them, so that they multiply too where it would be faster
     packed: weights laid out for them, as long as a kernel holds them: programs over one base share it
     """
 
@@ -138,6 +139,7 @@ class KernelSet:
     columns: int
     tiles: bool
     wide_sums: bool
+    alone: bool = False
     packed: WeakValueDictionary[Any, Any] = field(default_factory=WeakValueDictionary, compare=False, repr=False)
 
     @property
@@ -182,15 +184,15 @@ def library() -> ctypes.CDLL | None:
     loaded.aq_moved_affine.argtypes = [ctypes.c_void_p, ctypes.POINTER(MovedAffineCall), ctypes.c_int]
     loaded.aq_recall.argtypes = [ctypes.c_void_p, ctypes.POINTER(RecallCall), ctypes.c_int]
     loaded.aq_ceiling.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
-    process = ctypes.CDLL(None)
-    if hasattr(process, "GOMP_parallel"):  # torch brings it; without it: one thread
-        loaded.aq_lend_pool(process.GOMP_parallel, process.omp_get_thread_num)
     return loaded
 
 
 def kernel_set(name: str) -> KernelSet | None:
     """The kernels called `name`, or None when they were not built or this machine lacks the instructions."""
     loaded = library()
+    process = ctypes.CDLL(None)
+    if loaded and hasattr(process, "GOMP_parallel"):  # torch brings it; without it the library has threads of its own
+        loaded.aq_lend_pool(process.GOMP_parallel, process.omp_get_thread_num)
     table = loaded.aq_kernels(KERNEL_SETS.index(name)) if loaded else None
     if loaded is None or table is None:
         return None
