@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from aquatint.editing import edit
     from aquatint.export import export_onnx
     from aquatint.export_pipeline import export_pipeline
+    from aquatint.export_plate import export_plate
     from aquatint.passes.recipes import recipe_named
+    from aquatint.runtime.plate.plate import Plate
 
 __version__ = "0.1.0"
 __all__ = [
-    "AquatintError", "Recipe", "Rule", "Treatment",
-    "distill", "edit", "export_onnx", "export_pipeline", "load", "optimize", "recipe_named",
+    "AquatintError", "Plate", "Recipe", "Rule", "Treatment",
+    "distill", "edit", "export_onnx", "export_pipeline", "export_plate", "load", "optimize", "recipe_named",
 ]  # fmt: skip
 
 _here = Path(__file__).resolve().parent
@@ -38,6 +40,8 @@ _HOMES = {
     "edit": "aquatint.editing",
     "export_onnx": "aquatint.export",
     "export_pipeline": "aquatint.export_pipeline",
+    "export_plate": "aquatint.export_plate",
+    "Plate": "aquatint.runtime.plate.plate",
     "recipe_named": "aquatint.passes.recipes",
     "Recipe": "aquatint.compiler.recipe",
     "Rule": "aquatint.compiler.recipe",

@@ -4,7 +4,8 @@
     python -m benchmarks.cpu_memory        # docs/cpu_memory.md and a dated JSON
 
 *peak* and *at the end* are of the whole process (VmHWM, VmRSS) over loading and three calls; *library* is what it had before
-the model was loaded, with the library imported and nothing else: for a small model most of it.
+the model was loaded, with the library imported and nothing else: for a small model most of it. *first* are the seconds from
+before the library is imported until there is a first result, with the files in the system's cache.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help="parts of names, by commas")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--add", action="store_true", help="keep the other cases of the last record")
+    parser.add_argument("--contenders", default="", help="parts of names, by commas")
+    parser.add_argument("--add", action="store_true", help="keep what else is in the last record")
     options = parser.parse_args()
     cases = [c for c in CASES if any(part in c for part in options.cases.split(","))]
     results: dict[str, Any] = (latest_record("cpu_memory") or {"cases": {}})["cases"] if options.add else {}
+    chosen = [s for s in STORED.values() if any(part in s.name for part in options.contenders.split(","))]
     for case in cases:  # written as they come, so that a run that is cut short keeps what it measured
-        results[case] = {s.name: measure(s, case, options.threads) for s in STORED.values()}
+        found = {s.name: measure(s, case, options.threads) for s in chosen}
+        rows = results.get(case, {}) | found
+        results[case] = {name: rows[name] for name in STORED if name in rows}
         report(results, options.threads)
     print(tables(results))
 
@@ -52,7 +57,8 @@ def report(results: dict[str, Any], threads: int) -> None:
 
 `{command}`, raw: `benchmarks/results/{path.name}`. Each runs in a fresh process: *peak* and *at the
 end* are of the whole process over loading and three calls, in MB; *library* is what it had before the model was loaded; *model*
-is the peak beyond it; *files* is what lies on the disk.
+is the peak beyond it; *files* is what lies on the disk. *first* are the seconds from before the library is imported until there
+is a first result, with the files in the system's cache.
 
 """
     (ROOT / "docs" / "cpu_memory.md").write_text(head + tables(results))
@@ -83,11 +89,12 @@ def tables(results: dict[str, Any]) -> str:
         lines = []
         for name, r in rows.items():
             if "missing" in r:
-                lines.append([name, r["missing"].replace("|", "/"), "", "", "", ""])
+                lines.append([name, r["missing"].replace("|", "/"), "", "", "", "", ""])
                 continue
             figures = (r["peak"], r["resident"], r["library"], r["peak"] - r["library"], r["files"])
-            lines.append([name, *(f"{figure:.0f}" for figure in figures)])
-        text += f"## {case}\n\n{markdown(['', 'peak', 'at the end', 'library', 'model', 'files'], lines)}\n"
+            first = f"{r['first']:.2f}" if "first" in r else ""
+            lines.append([name, *(f"{figure:.0f}" for figure in figures), first])
+        text += f"## {case}\n\n{markdown(['', 'peak', 'at the end', 'library', 'model', 'files', 'first'], lines)}\n"
     return text
 
 

@@ -44,9 +44,10 @@ def offsets(rooms: Sequence[Room]) -> list[int]:
     return places
 
 
-def arena_of(rooms: Sequence[Room]) -> list[Tensor]:
+def arena_of(rooms: Sequence[Room]) -> tuple[Tensor, list[Tensor]]:
     """One block of memory, and each room's bytes in it."""
     places = offsets(rooms)
-    whole = torch.empty(max((p + r.size for p, r in zip(places, rooms, strict=True)), default=0) + ALIGNMENT, dtype=torch.uint8)
-    start = -whole.data_ptr() % ALIGNMENT
-    return [whole[start + p : start + p + r.size] for p, r in zip(places, rooms, strict=True)]
+    size = max((p + r.size for p, r in zip(places, rooms, strict=True)), default=0)
+    memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8)
+    memory = memory[-memory.data_ptr() % ALIGNMENT :][:size]
+    return memory, [memory[p : p + r.size] for p, r in zip(places, rooms, strict=True)]

@@ -34,7 +34,7 @@ class InputError(AquatintError):
 
 
 class ExportError(AquatintError):
-    """A program that can't be written as ONNX; lists the nodes that stand in the way."""
+    """A program that can't be written as ONNX or as a plate; lists the nodes that stand in the way."""
 
 
 class EditError(AquatintError):

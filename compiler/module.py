@@ -167,6 +167,11 @@ class CompressedModule(nn.Module):
         """A module of its own over the same weights, which nobody writes."""
         return CompressedModule(self.program.copy(), self.target, self.recipe, self.report)
 
+    def parts(self, inputs: list[Tensor]) -> list[tuple[Execution, Sequence[Tensor]]]:
+        """The executions that a call is made of, with what they take: what is done once for a text first, each call's last."""
+        with torch.no_grad():
+            return self._runs[self._step(inputs)].calls(*inputs)
+
     def profile(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Seconds by operator of one call, see `stopwatch`; a compiled kernel's name ends in a star.
 
@@ -174,8 +179,8 @@ class CompressedModule(nn.Module):
         """
         inputs, _ = self.program.interface.flatten(args, kwargs)
         spent: dict[str, float] = {}
+        *before, each = self.parts(inputs)
         with torch.no_grad():
-            *before, each = self._runs[self._step(inputs)].calls(*inputs)
             for execution, given in (each, *before):
                 once = "" if execution is each[0] else ", once"
                 for node, seconds in stopwatch(execution, given)(*given).items():

@@ -44,14 +44,25 @@ def replay_of(execution: Execution, inputs: Sequence[Tensor]) -> Replay:
         return Replay(execution, _Recording(execution, inputs))
 
 
-class Replay:
-    """What a recorded run has shown, prepared; see the module."""
+def replay_in_place(execution: Execution, inputs: Sequence[Tensor]) -> Replay | None:
+    """A replay all of whose values have their room in one memory, to be written down; None where numbers decide what runs."""
+    with torch.inference_mode(False), torch.no_grad():
+        recording = _Recording(execution, inputs)
+        return None if recording.by_numbers else Replay(execution, recording, large=None)
 
-    def __init__(self, execution: Execution, recording: _Recording) -> None:
-        self._execution, self._loose = execution, recording.loose()
-        self._arena = arena_of(recording.rooms)
+
+class Replay:
+    """What a recorded run has shown, prepared; see the module.
+
+    memory  where the values lie that a run computes;  runs  what computes them: each node with its call
+    large   bytes of an input or result that is used where it lies, if that can be; None: all are copied
+    """
+
+    def __init__(self, execution: Execution, recording: _Recording, large: int | None = LARGE) -> None:
+        self._execution, self._loose = execution, set() if large is None else recording.loose(large)
+        self.memory, self._arena = arena_of(recording.rooms)
         self._values: Values = {}
-        self._runs: list[tuple[fx.Node, Run]] = []
+        self.runs: list[tuple[fx.Node, Run]] = []
         for node in execution.inputs:
             if node not in self._loose:
                 self._values[node] = self._place(recording.found[node], recording.homes[node])
@@ -59,9 +70,13 @@ class Replay:
         for node in recording.order:
             self._prepare(execution, node, recording)
 
+    def value(self, node: fx.Node) -> Any:
+        """What stands for `node` in every run: tensors, or a number."""
+        return self._execution.value(node, self._values)
+
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         self._take(inputs)
-        for _, run in self._runs:
+        for _, run in self.runs:
             run()
         values = [(node, self._execution.value(node, self._values)) for node in self._execution.results]
         for node in self._loose:
@@ -72,7 +87,7 @@ class Replay:
         """What each node takes in a run; views take nothing."""
         self._take(inputs)
         taken: dict[fx.Node, float] = {}
-        for node, run in self._runs:
+        for node, run in self.runs:
             began = time.perf_counter()
             run()
             taken[node] = time.perf_counter() - began
@@ -95,10 +110,10 @@ class Replay:
         elif self._loose.intersection((node, *node.all_input_nodes)):
             if node not in self._loose:
                 values[node] = self._place(found, homes)
-            self._runs.append((node, self._moving(node, recording)))
+            self.runs.append((node, self._moving(node, recording)))
         else:
             values[node] = self._place(found, homes)
-            self._runs.append((node, _bound(execution, node, values)))
+            self.runs.append((node, _bound(execution, node, values)))
 
     def _moving(self, node: fx.Node, recording: _Recording) -> Run:
         """What runs a kernel where its inputs and results lie each time: bound once if that is a matter of addresses."""
@@ -226,21 +241,26 @@ class _Recording:
         self.found[node] = described[0] if isinstance(value, Tensor) else described
         self.homes[node] = [self._new_room(t, place) for t in tensors]
 
-    def loose(self) -> set[fx.Node]:
-        """Large inputs that kernels alone read, and large results of kernels that nothing else reads: they are not copied.
+    def loose(self, large: int) -> set[fx.Node]:
+        """Inputs of `large` bytes that kernels alone read, and such results of kernels that nothing else reads: not copied.
 
         They need no room, but what reads or makes them is told in every run where they lie, or bound anew.
         """
         inputs, results = self._execution.inputs, self._execution.results
-        found = {n for n in inputs if self._large(n) and n not in results and self.served.issuperset(n.users)} - self.spaced
-        found |= {n for n in results if self._large(n) and n in self.served and len(n.users) == 1 and results.count(n) == 1}
+        found = {
+            n for n in inputs if self._takes(n) >= large and n not in results and self.served.issuperset(n.users)
+        } - self.spaced
+        found |= {
+            n for n in results if self._takes(n) >= large and n in self.served and len(n.users) == 1 and results.count(n) == 1
+        }
         for home in (home for node in found for home in self.homes[node] if home is not None):
             self.rooms[home] = replace(self.rooms[home], size=0)
         return found
 
-    def _large(self, node: fx.Node) -> bool:
+    def _takes(self, node: fx.Node) -> int:
+        """Bytes of a single tensor."""
         found = self.found[node]
-        return isinstance(found, Tensor) and found.numel() * found.element_size() >= LARGE
+        return found.numel() * found.element_size() if isinstance(found, Tensor) else 0
 
     def _owned(self, source: fx.Node, values: Values) -> list[tuple[Tensor, int | None]]:
         if source in self._execution.weights:

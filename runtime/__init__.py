@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
-from aquatint.runtime.cpu.target import cpu
-from aquatint.runtime.cuda.target import cuda
-from aquatint.runtime.reference import reference
+if TYPE_CHECKING:
+    import torch
 
 
 class Target(Protocol):
@@ -43,11 +40,16 @@ class Target(Protocol):
         ...
 
 
-TARGETS: dict[str, Callable[[], Target]] = {"cpu": cpu, "cuda": cuda, "reference": reference}
+# The module of each, whose function of the same name gives it: a plate runs where there is no torch.
+TARGETS = {
+    "cpu": "aquatint.runtime.cpu.target",
+    "cuda": "aquatint.runtime.cuda.target",
+    "reference": "aquatint.runtime.reference",
+}
 
 
 def target_named(name: str) -> Target:
     """The target called `name`; ValueError with the known names."""
     if name not in TARGETS:
         raise ValueError(f"no target {name!r}; known: {', '.join(TARGETS)}")
-    return TARGETS[name]()
+    return getattr(importlib.import_module(TARGETS[name]), name)()

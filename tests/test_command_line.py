@@ -13,6 +13,7 @@ import aquatint
 from aquatint.__main__ import main
 from aquatint.compiler.by_step import steps_of
 from aquatint.passes.recipes import DEFAULT
+from aquatint.runtime.cpu.native import library
 
 from .zoo import build
 
@@ -92,6 +93,14 @@ def test_export_and_lint(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     )
     assert "0 findings" in capsys.readouterr().out
     assert main(["export", str(tmp_path / "nothing"), "-o", str(tmp_path / "x")]) == 2
+    plate = ["export", str(out), "-o", str(tmp_path / "out.plate"), "--target", "plate", "--size"]
+    assert main([*plate, "batch"]) == 2
+    assert "--size takes NAME=N" in capsys.readouterr().err
+    if library() is not None:
+        assert main([*plate, "batch=3"]) == 0
+        told = capsys.readouterr().out
+        assert "the module, " in told
+        assert "sample [3, 3, 16, 16], timestep [3]" in told
 
 
 def test_single_file_and_component(folder: Path, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from aquatint.commands.sizes import add_argument, sizes_of
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
-    parser.add_argument("--size", action="append", default=[], metavar="NAME=N", help="a free dimension, e.g. batch=2")
+    add_argument(parser, "a free dimension, e.g. batch=2")
     parser.add_argument("--threads", type=int, default=0, help="0: as onnxruntime chooses (default)")
     parser.add_argument("--runs", type=int, default=10)
 
@@ -24,11 +26,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.model.is_file():
         raise InputError(f"{options.model} is no file")
     try:
-        sizes = {name: int(size) for name, _, size in (given.partition("=") for given in options.size)}
-    except ValueError:
-        raise InputError(f"--size takes NAME=N, not {' '.join(options.size)}") from None
-    try:
-        found = lint(options.model, sizes, options.threads, options.runs)
+        found = lint(options.model, sizes_of(options.size), options.threads, options.runs)
     except LintError as error:
         raise InputError(str(error)) from error
     _show(options.model, found)

@@ -33,7 +33,11 @@ class FloatConvolution(BoundKernel):
     ) -> None:  # fmt: skip
         self.weight, self.bias, self.groups = _channels_last(weight), bias, groups
         self.geometry = pair(stride), pair(padding), pair(dilation)
-        self.product = FloatWeight(kernels, self.weight.permute(0, 2, 3, 1).flatten(1), bias)
+        self.product: FloatWeight | DepthwiseWeight | None = None
+        if groups == 1:
+            self.product = FloatWeight(kernels, self.weight.permute(0, 2, 3, 1).flatten(1), bias)
+        elif is_depthwise(weight, groups):
+            self.product = DepthwiseWeight(kernels, weight, bias)
 
     def fits(self, x: Tensor) -> bool:
         return x.dim() == 4 and x.dtype == torch.float32
@@ -44,7 +48,7 @@ class FloatConvolution(BoundKernel):
 
     def bind(self, results: Tensor, x: Tensor) -> Run:
         stride, padding, dilation = self.geometry
-        if self.groups != 1 or not self.product.worthwhile(results.numel() // len(self.weight)):
+        if self.product is None or not self.product.worthwhile(results.numel() // len(self.weight)):
             image, weight = _channels_last, self.weight
             return lambda: results.copy_(F.conv2d(image(x), weight, self.bias, stride, padding, dilation, self.groups))
         rows, before = staged(x.movedim(1, -1))
@@ -90,7 +94,8 @@ class AttentionKernel(BoundKernel):
     def fits(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
         plain = all(t.dim() == 4 and t.dtype == torch.float32 and t.stride(-1) == 1 for t in (q, k, v))
         alike = k.shape == v.shape and q.shape[:2] == k.shape[:2] and q.numel() > 0
-        return plain and alike and 0 < k.shape[2] <= MOST_KEYS.get(self.kernels.name, k.shape[2])
+        most = k.shape[2] if self.kernels.alone else MOST_KEYS.get(self.kernels.name, k.shape[2])
+        return plain and alike and 0 < k.shape[2] <= most
 
     def results(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, heads, queries, width = q.shape
@@ -111,13 +116,14 @@ class LinearKernel(BoundKernel):
 
     def fits(self, x: Tensor) -> bool:
         rows = x.numel() // max(1, x.shape[-1])
-        return x.dtype == torch.float32 and x.is_contiguous() and (rows <= FEW_ROWS or self.product.worthwhile(rows))
+        in_order = x.is_contiguous() or self.product.kernels.alone
+        return x.dtype == torch.float32 and in_order and (rows <= FEW_ROWS or self.product.worthwhile(rows))
 
     def results(self, x: Tensor) -> Tensor:
         return torch.empty(*x.shape[:-1], self.product.shape[0])
 
     def bind(self, results: Tensor, x: Tensor) -> Run:
-        return self.product.bind(results, x)
+        return self.product.bind(results, *staged(x))
 
 
 class ByteWeightKernel(BoundKernel):
@@ -132,7 +138,7 @@ class ByteWeightKernel(BoundKernel):
         self.product = FloatWeight(kernels, weight, bias, weight_scales, activation)
 
     def fits(self, x: Tensor) -> bool:
-        return x.numel() <= FEW_ROWS * x.shape[-1]
+        return self.product.kernels.alone or x.numel() <= FEW_ROWS * x.shape[-1]
 
     def results(self, x: Tensor) -> Tensor:
         return torch.empty(*x.shape[:-1], self.product.shape[0], dtype=self.dtype)
@@ -158,7 +164,8 @@ class FloatWeight:
         self._panels = panels(weight, kernels.columns) if self._always else None
 
     def worthwhile(self, rows: int) -> bool:
-        return 0 < rows * self.shape.numel() <= SMALL
+        multiplications = rows * self.shape.numel()
+        return multiplications > 0 and (self.kernels.alone or multiplications <= SMALL)
 
     def bind(
         self, y: Tensor, x: Tensor, before: Sequence[Run] = (), window: Window | None = None, after: Sequence[Run] = (),
@@ -178,6 +185,28 @@ class FloatWeight:
         if window:
             call.window = ctypes.pointer(window)
         return Bound(self.kernels, self.kernels.library.aq_linear, call, (self, x, weight, window, table, y), before, after)
+
+
+class DepthwiseWeight:
+    """The weight (N, 1, kh, kw) of a convolution of each channel for itself, and its bias."""
+
+    def __init__(self, kernels: KernelSet, weight: Tensor, bias: Tensor | None) -> None:
+        self.kernels, self.weight, self.bias = kernels, weight.flatten(1).T.contiguous(), bias
+
+    def worthwhile(self, rows: int) -> bool:
+        return rows > 0 and self.kernels.alone
+
+    def bind(self, y: Tensor, x: Tensor, before: Sequence[Run], window: Window, table: Tensor | None = None) -> Run:
+        """y (..., N) of an image x (B, H, W, N)."""
+        k, n = self.weight.shape
+        call = LinearCall(x=at(x), weight=at(self.weight), bias=at(self.bias), m=y.numel() // n, n=n, k=k, y=at(y))
+        call.window = ctypes.pointer(window)
+        return Bound(self.kernels, self.kernels.library.aq_depthwise, call, (x, window, table, y, self), before)
+
+
+def is_depthwise(weight: Tensor, groups: int) -> bool:
+    """Is each channel a group, and gives one?"""
+    return groups == len(weight) and weight.shape[1] == 1
 
 
 def pair(value: Any) -> list[int]:

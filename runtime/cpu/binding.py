@@ -26,14 +26,14 @@ class Bound:
         self, kernels: KernelSet, function: Any, call: ctypes.Structure, held: Any, before: Sequence[Run] = (),
         after: Sequence[Run] = (),
     ) -> None:  # fmt: skip
-        self._table, self._function, self._call, self._held = kernels.table, function, call, held
-        self._before, self._after = before, after
+        self._table = kernels.table
+        self.function, self.call, self.held, self.before, self.after = function, call, held, before, after
 
     def __call__(self) -> None:
-        for refresh in self._before:
+        for refresh in self.before:
             refresh()
-        self._function(self._table, self._call, torch.get_num_threads())
-        for finish in self._after:
+        self.function(self._table, self.call, torch.get_num_threads())
+        for finish in self.after:
             finish()
 
     def places_of(self, tensor: Tensor) -> list[Place]:
@@ -41,10 +41,10 @@ class Bound:
 
         Nowhere, if copies of what it reads or writes are what the kernel sees.
         """
-        if self._before or self._after:
+        if self.before or self.after:
             return []
         first = tensor.data_ptr()
-        return [p for p in _addresses(self._call, first) if 0 <= p.offset < tensor.untyped_storage().nbytes()]
+        return [p for p in _addresses(self.call, first) if 0 <= p.offset < tensor.untyped_storage().nbytes()]
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,30 @@ def _addresses(call: ctypes.Structure, first: int) -> Iterator[Place]:
             yield from _addresses(value.contents, first)
 
 
+@dataclass(frozen=True)
+class Copy:
+    """The numbers of `source` in the dtype and the order of `target`."""
+
+    target: Tensor
+    source: Tensor
+
+    def __call__(self) -> None:
+        self.target.copy_(self.source)
+
+
 def staged(tensor: Tensor) -> tuple[Tensor, list[Run]]:
     """The tensor in order, and numbers in float32: itself, or a copy and what refreshes it."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
     if tensor.dtype == dtype and tensor.is_contiguous():
         return tensor, []
     copy = torch.empty(tensor.shape, dtype=dtype)
-    return copy, [lambda: copy.copy_(tensor)]
+    return copy, [Copy(copy, tensor)]
 
 
 def collected(tensor: Tensor) -> tuple[Tensor, list[Run]]:
     """Where to write float32 numbers that `tensor` shall get in its own dtype, and what hands them over."""
     numbers = torch.empty(tensor.shape)
-    return numbers, [lambda: tensor.copy_(numbers)]
+    return numbers, [Copy(tensor, numbers)]
 
 
 def spread(vectors: Tensor | None, shape: Sequence[int]) -> tuple[Spread, Tensor | None, list[Run]]:

@@ -220,7 +220,7 @@ class FloatGemmKernel(BoundKernel):
         self.product = _Product(kernels, weight, weight_scales, bias, None, formats[1], 32, dtype, activation)
 
     def fits(self, x: Tensor) -> bool:
-        return x.numel() <= FEW_ROWS * x.shape[-1]
+        return self.product.kernels.alone or x.numel() <= FEW_ROWS * x.shape[-1]
 
     def results(self, x: Tensor) -> Tensor:
         return self.product.results(*x.shape[:-1])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aquatint.compiler.formats import format_named
-from aquatint.runtime.cpu.aten import FloatWeight
+from aquatint.runtime.cpu.aten import DepthwiseWeight, FloatWeight
 from aquatint.runtime.cpu.binding import Bound, Run, staged
 from aquatint.runtime.cpu.kernels import BoundKernel, window_of
 from aquatint.runtime.cpu.native import KernelSet, LinearCall, MovedAffineCall, RecallCall, Window
@@ -71,13 +71,12 @@ class RowwiseConvolution(BoundKernel):
         table: Any = None, squares: Any = None,
     ) -> None:  # fmt: skip
         self.geometry = list(weight.shape[2:]), stride, padding, dilation
-        self.kernels, self.outputs, self.product, self.squares = kernels, len(weight), None, None
-        if by_squares:
-            self.squares = SquareWeight(kernels, weight, bias)
-        elif groups == 1:
-            self.product = FloatWeight(kernels, weight.permute(0, 2, 3, 1).flatten(1), bias, rowwise=True)
-        else:  # each channel for itself
-            self.weight, self.bias = weight.flatten(1).T.contiguous(), bias
+        self.outputs, self.squares = len(weight), SquareWeight(kernels, weight, bias) if by_squares else None
+        self.product = (
+            FloatWeight(kernels, weight.permute(0, 2, 3, 1).flatten(1), bias, rowwise=True)
+            if groups == 1
+            else DepthwiseWeight(kernels, weight, bias)
+        )
 
     def fits(self, x: Tensor, *table: Tensor) -> bool:
         return x.dim() == 4 and x.dtype == torch.float32 and x.numel() > 0
@@ -92,13 +91,7 @@ class RowwiseConvolution(BoundKernel):
         window = window_of((*x.shape[2:], x.shape[1]), results.shape[2:], self.geometry, places)
         if self.squares:
             return self.squares.bind(results.movedim(1, -1), rows, before, window, places)
-        if self.product:
-            return self.product.bind(results.movedim(1, -1), rows, before, window, table=places)
-        m, n, k = results.numel() // self.outputs, self.outputs, len(self.weight)
-        call = LinearCall(x=at(rows), weight=at(self.weight), bias=at(self.bias), m=m, n=n, k=k, y=at(results))
-        call.window = ctypes.pointer(window)
-        held = (rows, window, places, results, self)
-        return Bound(self.kernels, self.kernels.library.aq_depthwise, call, held, before)
+        return self.product.bind(results.movedim(1, -1), rows, before, window, table=places)
 
 
 class SquareWeight:

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aquatint.runtime.cpu.aten import AttentionKernel, ByteWeightKernel, FloatConvolution, GroupNormKernel, LinearKernel
+from aquatint.runtime.cpu.aten import (
+    AttentionKernel,
+    ByteWeightKernel,
+    FloatConvolution,
+    GroupNormKernel,
+    LinearKernel,
+    is_depthwise,
+)
 from aquatint.runtime.cpu.joined import GemmQuantizeKernel
 from aquatint.runtime.cpu.kernels import (
     GROUP,
@@ -42,13 +49,15 @@ WEIGHT_FORMATS = ("int4-g64", "int4-g64-whole")
 class Kernel:
     """One compiled kernel: the operator that it serves, why it can't serve a call (or None), and how it is made.
 
-    wide  only where products of bytes go into 32 bits: into 16, those of two weights of 8 bits may not fit
+    wide   only where products of bytes go into 32 bits: into 16, those of two weights of 8 bits may not fit
+    alone  only where no library is beside the kernels
     """
 
     operator: str
     refusal: Callable[..., str | None]
     make: Callable[..., Callable[..., Any]]
     wide: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,8 @@ class Cpu:
     def lower(self, operator: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.kernels is None:
             return None
-        here = (k for k in KERNELS if k.operator == operator and (self.kernels.wide_sums or not k.wide))
+        wide, alone = self.kernels.wide_sums, self.kernels.alone
+        here = (k for k in KERNELS if k.operator == operator and (wide or not k.wide) and (alone or not k.alone))
         found = next((k for k in here if k.refusal(*args, **kwargs) is None), None)
         return found.make(self.kernels, *args, **kwargs) if found else None
 
@@ -118,9 +128,15 @@ def _fixed(value: Any) -> bool:
 
 def convolution_refusal(x: Any, weight: Any, bias: Any = None, *geometry: Any, **options: Any) -> str | None:
     """Why a convolution of plain numbers is left as it is, or None."""
-    if not (isinstance(weight, Tensor) and weight.dim() == 4 and _fixed(bias)):
+    if pointwise_refusal(x, weight, bias):
         return "weight or bias is not fixed"
     return "it is a product over pixels" if weight.shape[2:].numel() == 1 else None
+
+
+def pointwise_refusal(x: Any, weight: Any, bias: Any = None, *geometry: Any, **options: Any) -> str | None:
+    """Why a convolution that may be a product over pixels is left as it is, or None."""
+    fixed = isinstance(weight, Tensor) and weight.dim() == 4 and _fixed(bias)
+    return None if fixed else "weight or bias is not fixed"
 
 
 def affine_refusal(x: Any, groups: Any, weight: Any = None, bias: Any = None, *eps: Any, **options: Any) -> str | None:
@@ -151,8 +167,8 @@ def rowwise_refusal(
     known = isinstance(weight, Tensor)
     if by_squares and not (known and can_go_by_squares(weight.shape, options["stride"], options["dilation"], groups)):
         return "it can't go by squares"
-    depthwise = known and groups == len(weight) and weight.shape[1] == 1
-    return linear_refusal(x, weight, bias) if groups == 1 or depthwise else "channels are in groups"
+    served = known and (groups == 1 or is_depthwise(weight, groups))
+    return linear_refusal(x, weight, bias) if served or not known else "channels are in groups"
 
 
 def matmul_refusal(x: Any, weight: Any) -> str | None:
@@ -188,6 +204,7 @@ KERNELS = (
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS), ConvolutionKernel),
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS, stored=("int8",)), ConvolutionKernel, wide=True),
     Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),
+    Kernel("aten::conv2d.default", pointwise_refusal, FloatConvolution, alone=True),
     Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),
     Kernel("aten::scaled_dot_product_attention.default", attention_refusal, AttentionKernel),
     Kernel("aquatint::attention", attention_refusal, AttentionKernel),

@@ -1,24 +1,26 @@
-"""Draw images with an exported denoiser: numpy and onnxruntime alone, for the models that no pipeline class knows.
+"""Draw images with an exported denoiser: numpy, and onnxruntime or the kernels of a plate. There is no torch in this process.
 
     python -m aquatint compile examples/models/fashion-dit -o dit.aq
     python -m aquatint export dit.aq -o dit-onnx
-    python examples/onnx_sampler.py dit-onnx -o images.png --guidance 2
+    python examples/numpy_sampler.py dit-onnx -o images.png --guidance 2
+    python -m aquatint export dit.aq -o dit.plate --target plate --size batch=20
+    python examples/numpy_sampler.py dit.plate -o images.png --guidance 2
 
-The folder holds a denoiser (transformer/ or unet/: model.onnx, config.json) and scheduler/scheduler_config.json. Steps are
-those of DDIM without noise (arXiv 2010.02502, equation 12), as diffusers' DDIMScheduler takes them.
+A folder holds a denoiser (transformer/ or unet/: model.onnx, config.json) and scheduler/scheduler_config.json; a plate is one
+file, made for one number of images. Steps are those of DDIM without noise (arXiv 2010.02502, equation 12), as diffusers'
+DDIMScheduler takes them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,36 @@ class Ddim:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """An exported model: called with images (N, C, H, W), one time, and labels (N,) if it takes any."""
+    """An exported model: called with images (N, C, H, W), one time, and labels (N,) if it takes any.
 
-    session: ort.InferenceSession
+    run     from inputs by name to the prediction;  inputs  their names and sizes
+    batch   how many images it takes in a call, where that is fixed
+    """
+
+    run: Callable[[dict[str, Any]], np.ndarray]
+    inputs: Mapping[str, tuple[Any, ...]]
     config: Mapping[str, Any]
     schedule: Ddim
+    batch: int | None = None
 
     @staticmethod
-    def open(folder: Path, threads: int = 0) -> Denoiser:
+    def open(path: Path, threads: int = 0) -> Denoiser:
         """What `aquatint export` wrote. Raises FileNotFoundError naming what is missing."""
+        return Denoiser.of_plate(path, threads) if path.is_file() else Denoiser.of_onnx(path, threads)
+
+    @staticmethod
+    def of_plate(path: Path, threads: int) -> Denoiser:
+        import aquatint
+
+        plate = aquatint.Plate(path, threads or None)
+        inputs = {i.name: i.shape for i in plate.inputs}
+        batch = plate.inputs[0].shape[0]
+        return Denoiser(lambda feed: plate(**feed)[plate.outputs[0]], inputs, plate.config, Ddim.of(plate.sampler), batch)
+
+    @staticmethod
+    def of_onnx(folder: Path, threads: int) -> Denoiser:
+        import onnxruntime as ort
+
         parts = [folder / name for name in ("transformer", "unet", "model") if (folder / name / "model.onnx").is_file()]
         if not parts:
             raise FileNotFoundError(f"{folder} holds no transformer/model.onnx or unet/model.onnx")
@@ -94,13 +117,15 @@ class Denoiser:
         options.intra_op_num_threads = threads
         session = ort.InferenceSession(parts[0] / "model.onnx", options, providers=["CPUExecutionProvider"])
         config = json.loads((parts[0] / "config.json").read_text())
-        return Denoiser(session, config, Ddim.of(json.loads((folder / "scheduler" / "scheduler_config.json").read_text())))
+        schedule = Ddim.of(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
+        inputs = {i.name: tuple(i.shape) for i in session.get_inputs()}
+        return Denoiser(lambda feed: session.run(None, feed)[0], inputs, config, schedule)
 
     def __call__(self, images: np.ndarray, time: int, labels: np.ndarray | None) -> np.ndarray:
         given = {"timestep": np.full(len(images), time, np.int64), "class_labels": labels}
-        feed = {spec.name: given.get(spec.name, images) for spec in self.session.get_inputs()}
-        feed |= {s.name: feed[s.name][0] for s in self.session.get_inputs() if not s.shape}  # one time for the whole batch
-        return self.session.run(None, feed)[0]
+        feed = {name: given.get(name, images) for name in self.inputs}
+        feed |= {name: feed[name][0] for name, shape in self.inputs.items() if not shape}  # one time for the whole batch
+        return self.run(feed)
 
     @property
     def classes(self) -> int | None:
@@ -124,20 +149,22 @@ class Denoiser:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", type=Path, help="a folder with an ONNX file, or a plate")
     parser.add_argument("-o", "--output", type=Path, default=Path("images.png"))
-    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--count", type=int, help="how many (default: 10, or as many as the plate was made for)")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    denoiser = Denoiser.open(options.folder)
+    denoiser = Denoiser.open(options.model)
     size, channels = denoiser.config["sample_size"], denoiser.config["in_channels"]
-    noise = np.random.default_rng(options.seed).standard_normal((options.count, channels, size, size), np.float32)
-    labels = np.arange(options.count) % denoiser.classes if denoiser.classes else None
+    twice = denoiser.classes and options.guidance != 1.0  # with the label and without
+    count = options.count or (denoiser.batch or 10) // (2 if twice and denoiser.batch else 1)
+    noise = np.random.default_rng(options.seed).standard_normal((count, channels, size, size), np.float32)
+    labels = np.arange(count) % denoiser.classes if denoiser.classes else None
     images = denoiser.sample(noise, options.steps, labels, options.guidance)
     save(images, options.output)
-    print(f"{options.output}: {options.count} images, {options.steps} steps")
+    print(f"{options.output}: {count} images, {options.steps} steps")
 
 
 def save(images: np.ndarray, path: Path) -> None:
