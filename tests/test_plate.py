@@ -24,7 +24,7 @@ from .zoo import ZOO, build, tensors_of
 pytestmark = pytest.mark.native
 
 ROOT = Path(__file__).resolve().parent.parent
-UNSERVED = {"wan": "aten::conv3d", "zimage": "aten::pad_sequence", "dc_decoder": "aten::conv2d", "dc_encoder": "aten::conv2d"}
+UNSERVED = {"wan": "aten::conv3d", "zimage": "aten::pad_sequence", "dc_decoder": "aten::conv2d"}
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 python -m benchmarks.peers.stored store NAME CASE FOLDER      # exports or compresses the case's model into FOLDER
 python -m benchmarks.peers.stored run NAME FOLDER THREADS     # loads it, runs it three times, prints its memory as JSON
+python -m benchmarks.peers.stored serve NAME FOLDER THREADS   # loads it, and times as many calls as each line of its input says
 """
 
 # pyright: reportMissingImports=false
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from benchmarks.peers.contenders import Task, hasty, onnx_model, openvino_model
 
@@ -171,6 +172,22 @@ def run(name: str, folder: Path, threads: int) -> dict[str, float]:
     return {"peak": memory("VmHWM"), "resident": memory("VmRSS"), "library": before, "first": took}
 
 
+def serve(name: str, folder: Path, threads: int, answers: TextIO) -> None:
+    """As benchmarks.peers.worker does it, but from files."""
+    import numpy as np
+
+    from benchmarks.peers.worker import AWAKE, TURN, calls, say
+
+    arrays = list(np.load(folder / "inputs.npz").values())
+    call = STORED[name].load(folder, threads)
+    for _ in range(3):
+        call(arrays)
+    say(answers, {})
+    for line in sys.stdin:
+        calls(lambda: call(arrays), 1, AWAKE)
+        say(answers, {"seconds": calls(lambda: call(arrays), int(line), TURN)})
+
+
 def memory(field: str) -> float:
     return int(re.findall(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1e3
 
@@ -179,5 +196,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     if sys.argv[1] == "store":
         store(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
+    elif sys.argv[1] == "serve":
+        serve(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.stdout)
     else:
         print(json.dumps(run(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))))

@@ -37,6 +37,14 @@ def embedding(weight: Array, index: Array, *padding: Any, **options: Any) -> Arr
     return weight[index]
 
 
+def dequantize(codes: Array, scales: Array, *, format: str, dtype: Any = None) -> Array:
+    """Raises ValueError for other formats than int8: what rows are looked up in."""
+    if format != "int8":
+        raise ValueError(f"numbers in {format}")
+    grouped = codes.reshape(*codes.shape[:-1], scales.shape[-1], -1)
+    return (grouped * scales[..., None]).reshape(codes.shape)
+
+
 def softmax(x: Array, dim: int, dtype: Any = None) -> Array:
     shares = np.exp(x - x.max(dim, keepdims=True))
     return shares / shares.sum(dim, keepdims=True)
@@ -218,6 +226,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "aten::group_norm.default": group_norm,
     "aten::upsample_nearest2d.vec": upsample_nearest,
     "aquatint::group_affine": group_affine,
+    "aquatint::dequantize": dequantize,
     "aten::_to_copy.default": same,
     "aten::to.dtype": same,
     "aten::to.dtype_layout": same,

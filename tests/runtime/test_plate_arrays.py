@@ -74,6 +74,9 @@ CASES: dict[str, list[tuple[Arguments, dict[str, Any]]]] = {
     "aquatint::group_affine": [
         (lambda x: (x(2, 8, 5, 6), 4, x(8), x(8)), {"eps": 1e-3}), (lambda x: (x(2, 8, 5), 2), {"eps": 1e-5}),
     ],
+    "aquatint::dequantize": [
+        (lambda x: ((50 * x(3, 8)).to(torch.int8), x(3, 1).abs()), {"format": "int8", "dtype": torch.float32}),
+    ],
     "aten::upsample_nearest2d.vec": [
         (lambda x: (x(2, 3, 4, 5), None, [2.0, 2.0]), {}), (lambda x: (x(2, 3, 4, 5), [7, 9], None), {}),
     ],
@@ -130,6 +133,8 @@ def test_what_numpy_does_not_do_says_so() -> None:
         OPERATORS["aten::gelu.default"](x)
     with pytest.raises(ValueError, match="causal"):
         OPERATORS["aten::scaled_dot_product_attention.default"](x, x, x, None, 0.0, True)
+    with pytest.raises(ValueError, match="numbers in nvfp4"):
+        OPERATORS["aquatint::dequantize"](x, x, format="nvfp4")
     with pytest.raises(ValueError, match="order 1"):
         OPERATORS["aten::linalg_vector_norm.default"](x, 1)
 
