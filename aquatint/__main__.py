@@ -12,7 +12,7 @@ COMMANDS = {
     "distill": "train a student that draws in few steps",
     "inspect": "show an artifact: its program, its sites, and why each was treated as it was",
     "run": "draw images with an artifact",
-    "export": "write an artifact as ONNX, for an unmodified onnxruntime",
+    "export": "write an artifact as ONNX for an unmodified onnxruntime, or as a plate, which needs no torch",
     "lint": "name what makes an ONNX file slow on this CPU",
     "bench": "time an artifact, beside the model that it was made from",
     "demo": "compress the two models of this repository and show what it does to them",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aquatint.compiler.errors import ExportError
+from aquatint.compiler.interface import short_names
 from aquatint.compiler.module import CompressedModule
 from aquatint.compiler.program import Program
 
@@ -119,11 +120,9 @@ def _rename(values: Sequence[ir.Value], names: tuple[str, ...]) -> None:
 
 
 def _shorten_inputs(graph: ir.Model) -> None:
-    """`added_cond_kwargs.time_ids` is called `time_ids`, where no other input is."""
-    last = [str(value.name).rpartition(".")[2] for value in graph.graph.inputs]
-    for value, name in zip(graph.graph.inputs, last, strict=True):
-        if last.count(name) == 1:
-            value.name = name
+    names = short_names([str(value.name) for value in graph.graph.inputs])
+    for value, name in zip(graph.graph.inputs, names, strict=True):
+        value.name = name
 
 
 def _take_one_time(graph: ir.Model) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +131,12 @@ def _cast(spec: InputSpec, value: Tensor) -> Tensor:
     if value.is_floating_point() and not dtype.is_floating_point:
         raise InputError(f"{spec.path} is {value.dtype}; this program was captured with {spec.dtype}")
     return value.to(dtype)
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """`added_cond_kwargs.time_ids` is called `time_ids`, where no other input is; what is in a list keeps its whole path."""
+    last = [path.rpartition(".")[2] for path in paths]
+    return [own if last.count(own) == 1 and not own.isdigit() else path for own, path in zip(last, paths, strict=True)]
 
 
 def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:

@@ -43,8 +43,7 @@ class Repeats:
         self._last: Any = None
         self._replay: Callable[..., list[Tensor]] | None = None
         self._lock = threading.Lock()
-        names = [ops.name_of(n.target) or "" for n in execution.nodes]
-        self.refusal = BY_NUMBERS if any(name.startswith(DECIDING) for name in names) else None
+        self.refusal = BY_NUMBERS if goes_by_numbers(execution) else None
 
     @property
     def executions(self) -> list[Execution]:
@@ -71,6 +70,11 @@ class Repeats:
             return found.results
         finally:
             self._lock.release()
+
+
+def goes_by_numbers(execution: Execution) -> bool:
+    """Is there an operator whose result is known by numbers alone?"""
+    return any((ops.name_of(n.target) or "").startswith(DECIDING) for n in execution.nodes)
 
 
 def takes_by_mask(execution: Execution, node: fx.Node, values: Values) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from aquatint.compiler.arena import Room, arena_of
 from aquatint.compiler.execution import Execution, Values, argument_nodes
 from aquatint.compiler.order import early_first, small_ones
-from aquatint.compiler.repeats import BY_NUMBERS, Recorded, takes_by_mask
+from aquatint.compiler.repeats import BY_NUMBERS, Recorded, goes_by_numbers, takes_by_mask
 from aquatint.runtime import ops
 
 Run = Callable[[], Any]
@@ -46,6 +46,8 @@ def replay_of(execution: Execution, inputs: Sequence[Tensor]) -> Replay:
 
 def replay_in_place(execution: Execution, inputs: Sequence[Tensor]) -> Replay | None:
     """A replay all of whose values have their room in one memory, to be written down; None where numbers decide what runs."""
+    if goes_by_numbers(execution):
+        return None
     with torch.inference_mode(False), torch.no_grad():
         recording = _Recording(execution, inputs)
         return None if recording.by_numbers else Replay(execution, recording, large=None)

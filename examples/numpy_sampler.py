@@ -37,6 +37,8 @@ class Ddim:
     @staticmethod
     def of(config: Mapping[str, Any]) -> Ddim:
         """From the configuration that diffusers writes. Raises ValueError for a schedule or prediction not known here."""
+        if not config:
+            raise ValueError("this model was compiled without its scheduler")
         steps, low, high = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
         schedule, predicts = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
         if schedule not in ("linear", "scaled_linear", "squaredcos_cap_v2"):
@@ -104,7 +106,8 @@ class Denoiser:
         plate = aquatint.Plate(path, threads or None)
         inputs = {i.name: i.shape for i in plate.inputs}
         batch = plate.inputs[0].shape[0]
-        return Denoiser(lambda feed: plate(**feed)[plate.outputs[0]], inputs, plate.config, Ddim.of(plate.sampler), batch)
+        schedule = Ddim.of(plate.sampler or {})
+        return Denoiser(lambda feed: plate(**feed)[plate.outputs[0]], inputs, plate.config, schedule, batch)
 
     @staticmethod
     def of_onnx(folder: Path, threads: int) -> Denoiser:
@@ -159,6 +162,8 @@ def main() -> None:
     denoiser = Denoiser.open(options.model)
     size, channels = denoiser.config["sample_size"], denoiser.config["in_channels"]
     twice = denoiser.classes and options.guidance != 1.0  # with the label and without
+    if twice and denoiser.batch and denoiser.batch % 2:
+        parser.error(f"{options.model} takes {denoiser.batch} at once; guidance needs two for each image")
     count = options.count or (denoiser.batch or 10) // (2 if twice and denoiser.batch else 1)
     noise = np.random.default_rng(options.seed).standard_normal((count, channels, size, size), np.float32)
     labels = np.arange(count) % denoiser.classes if denoiser.classes else None

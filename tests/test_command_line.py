@@ -96,6 +96,8 @@ def test_export_and_lint(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     plate = ["export", str(out), "-o", str(tmp_path / "out.plate"), "--target", "plate", "--size"]
     assert main([*plate, "batch"]) == 2
     assert "--size takes NAME=N" in capsys.readouterr().err
+    assert main([*plate[:-1], "--weights", "w8a8"]) == 2
+    assert "--weights is not for the target plate" in capsys.readouterr().err
     if library() is not None:
         assert main([*plate, "batch=3"]) == 0
         told = capsys.readouterr().out

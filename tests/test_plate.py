@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch import nn
 
 import aquatint
 from aquatint.compiler.errors import ArtifactError, ExportError, InputError
@@ -147,8 +148,38 @@ def test_a_text_is_followed_once(tmp_path: Path) -> None:
     other = plate(image, time, changed + 1)["sample"]
     changed += 1  # what is remembered are the numbers, not the array
     assert np.array_equal(plate(image, time, changed)["sample"], other)
+    assert np.array_equal(plate(image, time, text)["sample"], first)  # two are, with and without what is wanted
     assert len(runs) == 2
+
+
+def test_a_text_whose_run_was_cut_short_is_followed_again(tmp_path: Path) -> None:
+    small, inputs, _ = compressed("sd")
+    plate = aquatint.Plate(aquatint.export_plate(small, tmp_path / "m.plate").path)
+    image, time, text = arrays(inputs)
+    first = plate(image, time, text)["sample"]
+    plate(image, time, text + 1)
+    plate(image, time, text + 2)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    plate._parts[0].steps.insert(3, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plate(image, time, text)
+    plate._parts[0].steps.remove(interrupted)
     assert np.array_equal(plate(image, time, text)["sample"], first)
+
+
+def test_what_can_be_no_plate(tmp_path: Path) -> None:
+    path, x = tmp_path / "m.plate", torch.randn(2, 8, 64)
+    layers = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(64, 64), nn.Tanh()))).half()
+    half = aquatint.optimize(layers, "w8a16", calibrate=lambda m: m(x.half()))
+    with pytest.raises(ExportError, match=r"computes in torch\.float16, which a plate does not: load the model in float32"):
+        aquatint.export_plate(half, path)
+    small, _, _ = compressed("sd")
+    with pytest.raises(InputError, match="the program can't run on"):
+        aquatint.export_plate(small, path, sizes={str(small.program.interface.inputs[0].shape[2]): 15})
+    assert not list(tmp_path.iterdir())
 
 
 def test_faulty_calls(tmp_path: Path, dit: Any) -> None:
@@ -163,6 +194,10 @@ def test_faulty_calls(tmp_path: Path, dit: Any) -> None:
         plate(image, time, label, 1)
     with pytest.raises(InputError, match="class_labels is float32; the plate was made for int64"):
         plate(image, time, label.astype(np.float32))
+    with pytest.raises(InputError, match=r"hidden_states given; the plate takes .* each once"):
+        plate(image, time, label, hidden_states=image)
+    with pytest.raises(InputError, match="no such entry in a table"):
+        plate(image, time, label - 100)
     assert np.isfinite(plate(image.astype(np.float64), time, label)["sample"]).all()
 
 

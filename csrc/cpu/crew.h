@@ -67,12 +67,13 @@ class Crew {
     // To be inside is said before it is asked whether the job is open, and the job is closed before it is asked who is inside:
     // whoever finds it open is waited for.
     void work(int thread, uint64_t seen) {
-        for (;; seen = calls) {
+        for (;;) {
             for (int spins = 0; calls == seen && spins < kSpins; ++spins) rest(spins);
             if (calls == seen) {
                 std::unique_lock<std::mutex> lock(guard);
                 called.wait(lock, [&] { return calls != seen; });
             }
+            seen = calls;
             ++inside;
             if (open && thread < wanted) current(given, thread);
             --inside;

@@ -19,13 +19,14 @@ struct Pool {
     void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
     int (*thread)();
 };
-Pool lent_pool{};
+std::atomic<const Pool*> lent_pool{nullptr};
 
 template <class Call>
 struct Work {
     void (*run)(const Call&, Tasks&);
     const Call& call;
     Pile pile;
+    const Pool* lent;
 };
 
 template <class Call>
@@ -37,16 +38,16 @@ void share(void* argument, int thread) {
 
 template <class Call>
 void lent_share(void* argument) {
-    share<Call>(argument, lent_pool.thread());
+    share<Call>(argument, static_cast<Work<Call>*>(argument)->lent->thread());
 }
 
 template <class Call>
 void spread(void (*run)(const Call&, Tasks&), const Call& call, int64_t tasks, int threads) {
     bool many = threads > 1 && tasks > 1;
-    Work<Call> work{run, call, Pile(tasks, many ? threads : 1)};
+    Work<Call> work{run, call, Pile(tasks, many ? threads : 1), lent_pool};
     if (!many) return share<Call>(&work, 0);
-    if (!lent_pool.parallel) return Crew::here().run(share<Call>, &work, threads);
-    lent_pool.parallel(lent_share<Call>, &work, unsigned(threads), 0);
+    if (!work.lent) return Crew::here().run(share<Call>, &work, threads);
+    work.lent->parallel(lent_share<Call>, &work, unsigned(threads), 0);
 }
 
 #ifdef AQUATINT_AMX
@@ -98,9 +99,11 @@ using aquatint::RecallCall;
 using aquatint::ProductCall;
 using aquatint::QuantizeCall;
 
+// Once in a process; kernels of other threads may be running.
 AQ_EXPORT void aq_lend_pool(void* gomp_parallel, void* omp_get_thread_num) {
-    aquatint::lent_pool.parallel = reinterpret_cast<decltype(aquatint::Pool::parallel)>(gomp_parallel);
-    aquatint::lent_pool.thread = reinterpret_cast<decltype(aquatint::Pool::thread)>(omp_get_thread_num);
+    using aquatint::Pool;
+    static const Pool pool{reinterpret_cast<decltype(Pool::parallel)>(gomp_parallel), reinterpret_cast<decltype(Pool::thread)>(omp_get_thread_num)};
+    aquatint::lent_pool = &pool;
 }
 
 // Kernel tables by rising speed: 0 plain, 1 AVX2, 2 AVX-512, 3 AVX-512 VNNI, 4 AMX; null where this machine lacks the instructions.

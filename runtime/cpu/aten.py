@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aquatint.runtime.cpu.binding import Bound, Run, collected, staged
+from aquatint.runtime.cpu.binding import Affine, Bound, Run, collected, staged
 from aquatint.runtime.cpu.kernels import ACTIVATIONS, FEW_ROWS, BoundKernel, GroupAffineKernel, window_of
 from aquatint.runtime.cpu.native import AttentionCall, Heads, KernelSet, LinearCall, Window
 from aquatint.runtime.cpu.pack import panels
@@ -72,14 +72,8 @@ class GroupNormKernel(BoundKernel):
 
     def bind(self, results: Tensor, x: Tensor) -> Run:
         affine = self.affine.results(x)
-        find = self.affine.bind(affine, x)
         gain, offset = (v.movedim(-1, 1) for v in affine)
-
-        def run() -> None:
-            find()
-            torch.addcmul(offset, x, gain, out=results)
-
-        return run
+        return self.affine.bind(affine, x, [Affine(results, x, gain, offset)])
 
 
 class AttentionKernel(BoundKernel):

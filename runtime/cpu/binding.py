@@ -83,6 +83,19 @@ class Copy:
         self.target.copy_(self.source)
 
 
+@dataclass(frozen=True)
+class Affine:
+    """x * gain + offset."""
+
+    result: Tensor
+    x: Tensor
+    gain: Tensor
+    offset: Tensor
+
+    def __call__(self) -> None:
+        torch.addcmul(self.offset, self.x, self.gain, out=self.result)
+
+
 def staged(tensor: Tensor) -> tuple[Tensor, list[Run]]:
     """The tensor in order, and numbers in float32: itself, or a copy and what refreshes it."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype

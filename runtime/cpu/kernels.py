@@ -110,11 +110,11 @@ class GroupAffineKernel(BoundKernel):
         shape = len(x), *[1] * (x.dim() - 2), x.shape[1]
         return torch.empty(shape), torch.empty(shape)
 
-    def bind(self, results: tuple[Tensor, Tensor], x: Tensor) -> Run:
+    def bind(self, results: tuple[Tensor, Tensor], x: Tensor, after: Sequence[Run] = ()) -> Run:
         call = GroupAffineCall.from_buffer_copy(self.call)
         call.x, call.images, call.pixels, call.channels = at(x), len(x), x[0, 0].numel(), x.shape[1]
         call.gain, call.offset = map(at, results)
-        return Bound(self.kernels, self.kernels.library.aq_group_affine, call, (self, x, results))
+        return Bound(self.kernels, self.kernels.library.aq_group_affine, call, (self, x, results), after=after)
 
 
 class _Product:

@@ -72,11 +72,11 @@ class RowwiseConvolution(BoundKernel):
     ) -> None:  # fmt: skip
         self.geometry = list(weight.shape[2:]), stride, padding, dilation
         self.outputs, self.squares = len(weight), SquareWeight(kernels, weight, bias) if by_squares else None
-        self.product = (
-            FloatWeight(kernels, weight.permute(0, 2, 3, 1).flatten(1), bias, rowwise=True)
-            if groups == 1
-            else DepthwiseWeight(kernels, weight, bias)
-        )
+        self.product: FloatWeight | DepthwiseWeight | None = None
+        if groups > 1:
+            self.product = DepthwiseWeight(kernels, weight, bias)
+        elif not by_squares:
+            self.product = FloatWeight(kernels, weight.permute(0, 2, 3, 1).flatten(1), bias, rowwise=True)
 
     def fits(self, x: Tensor, *table: Tensor) -> bool:
         return x.dim() == 4 and x.dtype == torch.float32 and x.numel() > 0
@@ -91,6 +91,7 @@ class RowwiseConvolution(BoundKernel):
         window = window_of((*x.shape[2:], x.shape[1]), results.shape[2:], self.geometry, places)
         if self.squares:
             return self.squares.bind(results.movedim(1, -1), rows, before, window, places)
+        assert self.product
         return self.product.bind(results.movedim(1, -1), rows, before, window, table=places)
 
 

@@ -1,8 +1,12 @@
-"""What stands between compiled kernels, in numpy: operators of PyTorch on arrays. Few and small: no product is among them."""
+"""What stands between compiled kernels, in numpy: operators of PyTorch on arrays. Few and small: of products there are those of
+two values, and attention with a mask.
+
+They raise ValueError for what they do not do, which is found when a plate is written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,26 +18,48 @@ def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def silu(x: Array) -> Array:
-    return x * sigmoid(x)
+def erf(x: Array) -> Array:
+    """To 1.5e-7 (Abramowitz and Stegun, 7.1.26)."""
+    t = 1 / (1 + 0.3275911 * np.abs(x))
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    return np.copysign(1 - series * np.exp(-x * x), x)
 
 
 def gelu(x: Array, *, approximate: str = "none") -> Array:
-    """Raises ValueError for the exact one: numpy has no error function."""
-    if approximate != "tanh":
-        raise ValueError("gelu that is not approximated by tanh")
+    if approximate == "none":
+        return 0.5 * x * (1 + erf(x * np.float32(np.sqrt(0.5))))
     return 0.5 * x * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)))
 
 
-def add(a: Any, b: Any, *, alpha: float = 1) -> Any:
-    return a + (b if alpha == 1 else alpha * b)
+def add_into(result: Array, a: Any, b: Any, *, alpha: float = 1) -> None:
+    np.add(a, b if alpha == 1 else alpha * b, out=result, casting="unsafe")
 
 
-def sub(a: Any, b: Any, *, alpha: float = 1) -> Any:
-    return a - (b if alpha == 1 else alpha * b)
+def sub_into(result: Array, a: Any, b: Any, *, alpha: float = 1) -> None:
+    np.subtract(a, b if alpha == 1 else alpha * b, out=result, casting="unsafe")
+
+
+def silu_into(result: Array, x: Array) -> None:
+    np.negative(x, out=result)
+    np.exp(result, out=result)
+    np.add(result, 1, out=result)
+    np.divide(x, result, out=result)
+
+
+def cat_into(result: Array, parts: Sequence[Array], dim: int = 0) -> None:
+    np.concatenate(parts, dim, out=result)
+
+
+def affine_into(result: Array, x: Array, gain: Array, offset: Array) -> None:
+    """x * gain + offset: what is left of a group norm when these are found."""
+    np.multiply(x, gain, out=result)
+    np.add(result, offset, out=result)
 
 
 def embedding(weight: Array, index: Array, *padding: Any, **options: Any) -> Array:
+    """Raises IndexError for a row that is not there."""
+    if index.size and not 0 <= index.min() <= index.max() < len(weight):
+        raise IndexError(f"there are {len(weight)} entries, from 0 on, and {index.min()} to {index.max()} are asked for")
     return weight[index]
 
 
@@ -139,12 +165,19 @@ def index(x: Array, places: Sequence[Array | None]) -> Array:
     return x[tuple(slice(None) if p is None else p for p in places)]
 
 
-def upsample_nearest(x: Array, size: Sequence[int] | None, scales: Sequence[float] | None) -> Array:
-    for axis in (2, 3):
-        length = x.shape[axis]
-        wanted = size[axis - 2] if size else int(length * scales[axis - 2])  # type: ignore[index]
-        x = x.take(np.arange(wanted) * length // wanted, axis)
-    return x
+def upsample_nearest_into(result: Array, x: Array, size: Sequence[int] | None, scales: Sequence[float] | None) -> None:
+    (height, width), (rows, columns) = x.shape[2:], result.shape[2:]
+    if (rows, columns) == (2 * height, 2 * width) and (scales is None or list(scales) == [2, 2]):
+        b, c, h, w = result.strides
+        tiles = np.lib.stride_tricks.as_strided(result, (*x.shape[:2], height, 2, width, 2), (b, c, 2 * h, h, 2 * w, w))
+        tiles[...] = x[:, :, :, None, :, None]
+        return
+    ratios = [1 / s for s in scales] if scales else [height / rows, width / columns]
+    down, across = (
+        np.minimum((np.arange(count, dtype=np.float32) * np.float32(ratio)).astype(int), length - 1)
+        for count, ratio, length in zip((rows, columns), ratios, (height, width), strict=True)
+    )
+    np.copyto(result, x[:, :, down[:, None], across])
 
 
 def attention(
@@ -157,7 +190,10 @@ def attention(
     scores = q @ k.swapaxes(-1, -2) * np.float32(q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == np.bool_ else scores + mask
-    return softmax(scores, -1) @ v
+    most = scores.max(-1, keepdims=True)
+    shares = np.exp(scores - np.where(np.isneginf(most), 0, most))
+    total = shares.sum(-1, keepdims=True)
+    return shares / np.where(total == 0, 1, total) @ v  # a query that sees nothing gets zeros, as from torch
 
 
 def same(x: Array, *options: Any, **named: Any) -> Array:
@@ -176,12 +212,19 @@ def from_bfloat16(bits: Array) -> Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-OPERATORS: dict[str, Callable[..., Any]] = {
+INTO: dict[str, Callable[..., None]] = {  # those that write where their result belongs, which is their first argument
+    "affine": affine_into,
+    "aten::add.Tensor": add_into,
+    "aten::sub.Tensor": sub_into,
+    "aten::silu.default": silu_into,
+    "aten::cat.default": cat_into,
+    "aten::concat.default": cat_into,
+    "aten::upsample_nearest2d.vec": upsample_nearest_into,
+}
+OPERATORS: dict[str, Callable[..., Any]] = {  # those that give it
     "copy": same,
     "copy to bfloat16": to_bfloat16,
     "copy from bfloat16": from_bfloat16,
-    "aten::add.Tensor": add,
-    "aten::sub.Tensor": sub,
     "aten::mul.Tensor": np.multiply,
     "aten::div.Tensor": np.true_divide,
     "aten::neg.default": np.negative,
@@ -196,7 +239,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "aten::tanh.default": np.tanh,
     "aten::relu.default": lambda x: np.maximum(x, 0),
     "aten::sigmoid.default": sigmoid,
-    "aten::silu.default": silu,
     "aten::gelu.default": gelu,
     "aten::clamp.default": lambda x, least=None, most=None: np.clip(x, least, most),
     "aten::mean.dim": mean,
@@ -217,14 +259,11 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "aten::pad.default": pad,
     "aten::pixel_shuffle.default": pixel_shuffle,
     "aten::pixel_unshuffle.default": pixel_unshuffle,
-    "aten::cat.default": lambda parts, dim=0: np.concatenate(parts, dim),
-    "aten::concat.default": lambda parts, dim=0: np.concatenate(parts, dim),
     "aten::stack.default": lambda parts, dim=0: np.stack(parts, dim),
     "aten::embedding.default": embedding,
     "aten::layer_norm.default": layer_norm,
     "aten::rms_norm.default": rms_norm,
     "aten::group_norm.default": group_norm,
-    "aten::upsample_nearest2d.vec": upsample_nearest,
     "aquatint::group_affine": group_affine,
     "aquatint::dequantize": dequantize,
     "aten::_to_copy.default": same,
@@ -239,3 +278,19 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "aten::flatten.using_ints": same,
     "aten::unflatten.int": same,
 }
+
+
+def computing(name: str, results: Sequence[Array], args: Sequence[Any], options: Mapping[str, Any]) -> Callable[[], Any]:
+    """What computes an operator into its results, as often as one likes. Raises KeyError for one that is not here."""
+    if into := INTO.get(name):
+        return lambda: into(*results, *args, **options)
+    operator = OPERATORS[name]
+    if isinstance(operator, np.ufunc) and operator.nin == len(args) and not options:
+        return lambda: operator(*args, out=results[0], casting="unsafe")
+    return lambda: _put(results, operator(*args, **options))
+
+
+def _put(results: Sequence[Array], values: Any) -> None:
+    for result, value in zip(results, values if isinstance(values, tuple) else (values,), strict=True):
+        value = np.asarray(value)
+        np.copyto(result, value.reshape(result.shape) if value.size == result.size else value, casting="unsafe")

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from aquatint.compiler.errors import ArtifactError, InputError
-from aquatint.runtime.cpu.native import KERNEL_SETS, KernelSet, best_kernel_set, kernel_set
+from aquatint.runtime.cpu.native import KERNEL_SETS, KernelSet, best_kernel_set, kernel_set, library_paths
 from aquatint.runtime.plate import file
-from aquatint.runtime.plate.arrays import OPERATORS
+from aquatint.runtime.plate.arrays import computing
 from aquatint.runtime.plate.calls import restored
 
 Array = np.ndarray
+MOST_HELD = 2  # texts, or other conditions, whose consequences are held: with and without the one that is wanted
 
 
 @dataclass(frozen=True)
@@ -65,33 +66,40 @@ class Plate:
             self._parts = [self._part(part) for part in program["parts"]]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ArtifactError(f"{path} holds a step that this aquatint has no kernel for ({error}): make it anew") from error
-        self._known: list[Array] = []
+        self._known: list[tuple[list[Array], list[Array]]] = []
         self._turn = threading.Lock()
 
     def __call__(self, *given: Any, **named: Any) -> dict[str, Array]:
         """Inputs in their order or by name. Raises InputError for one that is missing, unknown or of other sizes."""
         arrays = self._checked(given, named)
+        try:
+            return self._called(arrays)
+        except IndexError as error:
+            raise InputError(f"{self.name} has no such entry in a table: {error}") from error
+
+    def _called(self, arrays: list[Array]) -> dict[str, Array]:
         with self._turn, np.errstate(all="ignore"):
             results: list[Array] = []
             for part in self._parts:
                 taken = [arrays[i] if kind == "input" else results[i] for kind, i in part.sources]
-                if not part.once or self._is_new(taken):
-                    _run(part, taken)
-                results = part.results
+                results = self._held(part, taken) if part.once else _results(part, taken)
             return {name: result.copy() for name, result in zip(self.outputs, results, strict=True)}
 
-    def _is_new(self, conditions: list[Array]) -> bool:
-        if len(self._known) == len(conditions) and all(map(np.array_equal, self._known, conditions)):
-            return False
-        self._known = [c.copy() for c in conditions]  # the caller may write into them
-        return True
+    def _held(self, part: Part, conditions: list[Array]) -> list[Array]:
+        """What follows from the conditions, as computed now or in one of the last calls."""
+        found = next((k for k in self._known if all(map(np.array_equal, k[0], conditions))), None)
+        if found is None:
+            own = [c.copy() for c in conditions]  # the caller may write into them
+            found = own, [r.copy() for r in _results(part, conditions)]
+        self._known = [found, *(k for k in self._known if k is not found)][:MOST_HELD]
+        return found[1]
 
     def _checked(self, given: Sequence[Any], named: Mapping[str, Any]) -> list[Array]:
         names = [i.name for i in self.inputs]
         values = dict(zip(names, given, strict=False)) | dict(named)
-        unknown = sorted(set(values) - set(names))
-        if unknown or len(given) > len(names):
-            raise InputError(f"{', '.join(unknown) or len(given)} given; the plate takes {', '.join(names)}")
+        wrong = sorted((set(values) - set(names)) | (set(names[: len(given)]) & set(named)))
+        if wrong or len(given) > len(names):
+            raise InputError(f"{', '.join(wrong) or len(given)} given; the plate takes {', '.join(names)}, each once")
         return [_as_asked(i, values.get(i.name)) for i in self.inputs]
 
     def _part(self, data: Mapping[str, Any]) -> Part:
@@ -104,11 +112,8 @@ class Plate:
             function, call = restored(data["kernel"], data["call"], self._address)
             table, threads = self.kernels.table, self.threads
             return lambda: function(table, call, threads)
-        operator, results = OPERATORS[data["operator"]], [self._view(v) for v in data["results"]]
-        args, options = self._value(data["args"]), {name: self._value(v) for name, v in data["options"].items()}
-        if isinstance(operator, np.ufunc) and operator.nin == len(args) and not options:
-            return lambda: operator(*args, out=results[0], casting="unsafe")
-        return lambda: _put(results, operator(*args, **options))
+        results, args = [self._view(v) for v in data["results"]], self._value(data["args"])
+        return computing(data["operator"], results, args, {name: self._value(v) for name, v in data["options"].items()})
 
     def _value(self, data: Any) -> Any:
         if isinstance(data, list):
@@ -130,8 +135,9 @@ def _kernels(path: Path, name: str) -> KernelSet:
     if found := kernel_set(name) if name in KERNEL_SETS else None:
         return found
     best = best_kernel_set()
-    here = f"this machine runs {best.name}" if best else "the compiled kernels are not built here"
-    raise ArtifactError(f"{path} was made for the kernels {name}, and {here}: make it there, or for avx2, which runs on both")
+    if best is None:
+        raise ArtifactError(f"{path} needs the compiled kernels, which are not at {' or '.join(map(str, library_paths()))}")
+    raise ArtifactError(f"{path} was made for the kernels {name}, and the best here are {best.name}: make it for these")
 
 
 def _aligned(size: int) -> Array:
@@ -150,14 +156,9 @@ def _as_asked(asked: Input, value: Any) -> Array:
     return array
 
 
-def _run(part: Part, taken: Sequence[Array]) -> None:
+def _results(part: Part, taken: Sequence[Array]) -> list[Array]:
     for room, array in zip(part.inputs, taken, strict=True):
         np.copyto(room, array.reshape(()) if array.size == 1 else array, casting="same_kind")
     for step in part.steps:
         step()
-
-
-def _put(results: Sequence[Array], values: Any) -> None:
-    for result, value in zip(results, values if isinstance(values, tuple) else (values,), strict=True):
-        value = np.asarray(value)
-        np.copyto(result, value.reshape(result.shape) if value.size == result.size else value, casting="unsafe")
+    return part.results

@@ -16,7 +16,7 @@ from aquatint.compiler.pipeline import run_recipe
 from aquatint.compiler.program import Program
 from aquatint.compiler.recipe import Treatment
 from aquatint.compiler.repeats import Repeats
-from aquatint.compiler.replay import recorded
+from aquatint.compiler.replay import recorded, replay_in_place
 from aquatint.passes.recipes import SVDQUANT
 from aquatint.runtime import target_named
 from tests.programs import context_for, image_inputs, normed_block, program_of, random_programs, token_inputs
@@ -78,7 +78,9 @@ def test_other_shapes_in_between() -> None:
     ],
 )
 def test_what_numbers_decide_is_not_replayed(lines: list[str]) -> None:
-    assert check(program_of(lines, {}), token_inputs(calls=5))._replay is None
+    repeats = check(program_of(lines, {}), token_inputs(calls=5))
+    assert repeats._replay is None
+    assert replay_in_place(repeats.execution, token_inputs()[0]) is None
 
 
 def test_large_inputs_and_results_are_not_copied() -> None:

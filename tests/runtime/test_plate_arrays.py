@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aquatint.runtime.ops import operator_named
-from aquatint.runtime.plate.arrays import OPERATORS
+from aquatint.runtime.plate.arrays import INTO, OPERATORS, computing
 
 Draw = Callable[..., torch.Tensor]
 Arguments = Callable[[Draw], tuple[Any, ...]]
@@ -36,7 +36,7 @@ CASES: dict[str, list[tuple[Arguments, dict[str, Any]]]] = {
     "aten::mul.Tensor": [(two, {}), (lambda x: (x(3), 2), {})],
     "aten::div.Tensor": [(two, {})],
     "aten::pow.Tensor_Scalar": [(lambda x: (x(3, 4), 2), {})],
-    "aten::gelu.default": [(one, {"approximate": "tanh"})],
+    "aten::gelu.default": [(one, {"approximate": "tanh"}), (one, {})],
     "aten::clamp.default": [(lambda x: (x(3, 4), -0.5, 0.5), {}), (lambda x: (x(3, 4), -0.5), {})],
     "aten::mean.dim": [(lambda x: (x(3, 4, 5), [1, -1], True), {}), (lambda x: (x(3, 4), [0]), {})],
     "aten::sum.dim_IntList": [(lambda x: (x(3, 4, 5), [1, -1], True), {}), (lambda x: (x(3, 4), []), {})],
@@ -49,6 +49,7 @@ CASES: dict[str, list[tuple[Arguments, dict[str, Any]]]] = {
         (lambda x: (x(2, 3, 5, 8), x(2, 3, 7, 8), x(2, 3, 7, 8)), {}),
         (lambda x: (x(2, 3, 5, 8), x(2, 3, 7, 8), x(2, 3, 7, 8), x(2, 1, 5, 7)), {"scale": 0.5}),
         (lambda x: (x(2, 3, 5, 8), x(2, 3, 7, 8), x(2, 3, 7, 8), x(2, 1, 1, 7) < 1), {}),
+        (lambda x: (x(1, 1, 2, 8), x(1, 1, 3, 8), x(1, 1, 3, 8), torch.tensor([[True, True, False], [False] * 3])), {}),
     ],
     "aten::where.self": [(lambda x: (x(3, 4) > 0, x(3, 4), x(3, 1)), {})],
     "aten::masked_fill.Scalar": [(lambda x: (x(3, 4), x(3, 1) > 0, 2.5), {})],
@@ -79,6 +80,7 @@ CASES: dict[str, list[tuple[Arguments, dict[str, Any]]]] = {
     ],
     "aten::upsample_nearest2d.vec": [
         (lambda x: (x(2, 3, 4, 5), None, [2.0, 2.0]), {}), (lambda x: (x(2, 3, 4, 5), [7, 9], None), {}),
+        (lambda x: (x(2, 3, 4, 5), [12, 10], None), {}), (lambda x: (x(2, 3, 9, 7), None, [1.3, 1.25]), {}),
     ],
     "aten::expand.default": [(lambda x: (x(3, 1), [3, 4]), {})],
     "aten::reshape.default": [(lambda x: (x(4, 6).T, [3, 8]), {})],
@@ -95,6 +97,7 @@ CASES: dict[str, list[tuple[Arguments, dict[str, Any]]]] = {
     },
 }  # fmt: skip
 UNASKED = {
+    "affine",
     "copy",
     "copy to bfloat16",
     "copy from bfloat16",
@@ -110,7 +113,8 @@ def as_array(value: Any) -> Any:
 
 
 def test_every_operator_is_here() -> None:
-    assert set(CASES) | UNASKED == set(OPERATORS)
+    assert set(CASES) | UNASKED == set(OPERATORS) | set(INTO)
+    assert not set(OPERATORS) & set(INTO)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -119,22 +123,22 @@ def test_means_what_torch_means(name: str) -> None:
     for make, options in CASES[name]:
         args = make(lambda *shape: torch.randn(shape, generator=random))
         expected = operator_named(name)(*args, **options)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        results = [np.full(e.shape, 7, e.numpy().dtype) for e in expected]
         plain = {k: v for k, v in options.items() if not isinstance(v, torch.dtype)}
-        found = OPERATORS[name](*[as_array(a) for a in args], **plain)
-        pairs = zip(found, expected, strict=True) if isinstance(found, tuple) else [(found, expected)]
-        for f, e in pairs:
-            shaped = f.reshape(e.shape) if f.size == e.numel() else np.broadcast_to(f, e.shape)
-            assert torch.allclose(torch.tensor(shaped).to(e.dtype), e, rtol=1e-5, atol=1e-6), name
+        computing(name, results, [as_array(a) for a in args], plain)()
+        for f, e in zip(results, expected, strict=True):
+            assert torch.allclose(torch.from_numpy(f), e, rtol=1e-5, atol=1e-6), name
 
 
 def test_what_numpy_does_not_do_says_so() -> None:
     x = np.zeros((1, 1, 2, 2), np.float32)
-    with pytest.raises(ValueError, match="not approximated"):
-        OPERATORS["aten::gelu.default"](x)
     with pytest.raises(ValueError, match="causal"):
         OPERATORS["aten::scaled_dot_product_attention.default"](x, x, x, None, 0.0, True)
     with pytest.raises(ValueError, match="numbers in nvfp4"):
         OPERATORS["aquatint::dequantize"](x, x, format="nvfp4")
+    with pytest.raises(IndexError, match="5 entries, from 0 on, and -1 to 2"):
+        OPERATORS["aten::embedding.default"](np.zeros((5, 2)), np.array([2, -1]))
     with pytest.raises(ValueError, match="order 1"):
         OPERATORS["aten::linalg_vector_norm.default"](x, 1)
 

@@ -13,23 +13,38 @@ import pytest
 import torch
 
 from aquatint.runtime.cpu import native
+from aquatint.runtime.cpu.aten import DepthwiseWeight, FloatWeight
+from aquatint.runtime.cpu.kernels import ACTIVATIONS
 from aquatint.runtime.cpu.native import KERNEL_SETS, KernelSet, kernel_set
 from aquatint.runtime.cpu.pack import packed_down, packed_up, packed_weight
+from aquatint.runtime.layout import in_turns
 from aquatint.runtime.plate import file
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "plate_layouts.json"
 
 
 def layout(kernels: KernelSet) -> str:
-    """Of a weight, its scales and its branch, and the fields of every call."""
+    """Of weights, their scales and their branches, the fields of every call, and the order of activations."""
     random = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (96, 64), dtype=torch.uint8, generator=random)
-    scales, branch = torch.rand(96, 2, generator=random), torch.randn(32, 128, generator=random)
-    weight = packed_weight(kernels, codes, scales, "int4-g64", False)
-    down, up = packed_down(kernels, branch, None), packed_up(kernels, branch.T.contiguous())
-    digest = hashlib.sha256()
-    for tensor in (weight.panels, weight.scales, down.panels, up.panels):
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    scales, branch = torch.rand(96, 2, generator=random), torch.randn(32, 128, generator=random) / 100
+    wholes = torch.randint(1, 8, (96, 4), dtype=torch.uint8, generator=random)
+    exact = (branch * 1000).round().clamp(-127, 127) / 1024  # bytes times a power of two
+    turns = in_turns(96, 16, 0)
+    weights = [
+        packed_weight(kernels, codes, scales, "int4-g64", by_floats=False),
+        packed_weight(kernels, codes, scales, "int4-g64", by_floats=True),
+        packed_weight(kernels, codes, wholes, "int4-g64-whole", by_floats=False, order=turns),
+        packed_weight(kernels, codes.view(torch.int8), scales[:, :1], "int8", by_floats=False),
+    ]
+    branches = [packed_down(kernels, branch, None), packed_down(kernels, exact, "int8")]
+    branches += [packed_up(kernels, rows.T.contiguous()) for rows in (branch, exact)]
+    depthwise = DepthwiseWeight(kernels, branch.view(-1, 1, 4, 8), None).weight
+    floats = FloatWeight(kernels, branch, None, rowwise=True)._panels
+    tensors = [t for w in weights for t in (w.panels, w.scales, w.wholes)] + [t for b in branches for t in (b.panels, b.scales)]
+    digest = hashlib.sha256(repr(ACTIVATIONS).encode())
+    for tensor in (*tensors, depthwise, floats):
+        digest.update(b"" if tensor is None else tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     calls = [kind for kind in vars(native).values() if isinstance(kind, type) and hasattr(kind, "_fields_")]
     for kind in sorted(calls, key=lambda kind: kind.__name__):
         fields = [(field, getattr(inner, "__name__", "")) for field, inner, *_ in kind._fields_]
