@@ -40,25 +40,30 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="keep what else is in the last record")
     options = parser.parse_args()
     cases = [c for c in CASES if any(part in c for part in options.cases.split(","))]
-    results: dict[str, Any] = (latest_record("cpu_memory") or {"cases": {}})["cases"] if options.add else {}
+    before = (latest_record("cpu_memory") or {}) if options.add else {}
+    results: dict[str, Any] = before.get("cases", {})
+    command = f"python -m benchmarks.cpu_memory {shlex.join(sys.argv[1:])}".strip()
+    commands = list(dict.fromkeys([*before.get("commands", []), command]))
     chosen = [s for s in STORED.values() if any(part in s.name for part in options.contenders.split(","))]
     for case in cases:  # written as they come, so that a run that is cut short keeps what it measured
         found = {s.name: measure(s, case, options.threads) for s in chosen}
         rows = results.get(case, {}) | found
         results[case] = {name: rows[name] for name in STORED if name in rows}
-        report(results, options.threads)
+        report(results, options.threads, commands)
     print(tables(results))
 
 
-def report(results: dict[str, Any], threads: int) -> None:
-    path = write_record("cpu_memory", {"threads": threads, "cases": results})
-    command = f"python -m benchmarks.cpu_memory {shlex.join(sys.argv[1:])}".strip()
+def report(results: dict[str, Any], threads: int, commands: list[str]) -> None:
+    path = write_record("cpu_memory", {"threads": threads, "commands": commands, "cases": results})
+    lines = "\n".join(f"    {command}" for command in commands)
     head = f"""# Memory: what a process needs to run a model from files
 
-`{command}`, raw: `benchmarks/results/{path.name}`. Each runs in a fresh process: *peak* and *at the
-end* are of the whole process over loading and three calls, in MB; *library* is what it had before the model was loaded; *model*
-is the peak beyond it; *files* is what lies on the disk. *first* are the seconds from before the library is imported until there
-is a first result, with the files in the system's cache.
+{lines}
+
+Raw: `benchmarks/results/{path.name}`. Each runs in a fresh process: *peak* and *at the end* are of the whole
+process over loading and three calls, in MB; *library* is what it had before the model was loaded; *model* is the peak beyond
+it; *files* is what lies on the disk; *first* are the seconds from before the library is imported until there is a first result,
+with the files in the system's cache.
 
 """
     (ROOT / "docs" / "cpu_memory.md").write_text(head + tables(results))
