@@ -5,9 +5,10 @@ What is left to do then is what computes. Small models are limited by what stand
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -121,7 +122,7 @@ class Replay:
         """What runs a kernel where its inputs and results lie each time: bound once if that is a matter of addresses."""
         kernel: Any = self._execution.kernels[node]
         loose = [n for n in dict.fromkeys((node, *argument_nodes(node))) if n in self._loose]
-        stand_ins = {n: torch.empty_like(recording.found[n], device="cpu") for n in loose}
+        stand_ins = {n: recording.found[n].anew() for n in loose}
         values = {**self._values, **stand_ins}
         run = kernel.bind(values[node], *_given(self._execution, node, values))
         places = {n: run.places_of(t) if hasattr(run, "places_of") else [] for n, t in stand_ins.items()}
@@ -137,7 +138,7 @@ class Replay:
         """Run a bound call with inputs and results where they lie this time; `described` is a result to make room for."""
         values = self._values
         if described is not None:
-            values[node] = torch.empty_strided(described.shape, described.stride(), dtype=described.dtype)
+            values[node] = described.anew()
         for moving, move in moves:
             move(values[moving].data_ptr())
         run()
@@ -152,9 +153,9 @@ class Replay:
 
     def _place(self, found: Any, homes: Sequence[int | None]) -> Any:
         """Tensors like those that were found, each in its room."""
-        if isinstance(found, Tensor):
-            return _like(found, self._arena[homes[0]])  # type: ignore[index]
-        return tuple(_like(tensor, self._arena[home]) for tensor, home in zip(found, homes, strict=True))  # type: ignore[index]
+        if isinstance(found, Layout):
+            return found.within(self._arena[homes[0]])  # type: ignore[index]
+        return tuple(layout.within(self._arena[home]) for layout, home in zip(found, homes, strict=True))  # type: ignore[index]
 
 
 def _given(execution: Execution, node: fx.Node, values: Values) -> list[Any]:
@@ -181,10 +182,43 @@ def _copy(results: Any, values: Any) -> None:
         result.copy_(value)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor lies: numbers alone, as what torch allocates between values keeps their memory from being used again."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(tensor: Tensor) -> Layout:
+        """As it lies, but without gaps, and in order where it shows a number twice."""
+        strides = tensor.to("meta").stride()
+        if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, strides, strict=True)):
+            strides = torch.empty(tensor.shape, device="meta").stride()
+        return Layout(tuple(tensor.shape), strides, tensor.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """From the first element to the last."""
+        if 0 in self.shape:
+            return 0
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (1 + last) * self.dtype.itemsize
+
+    def anew(self) -> Tensor:
+        """A tensor that lies so; `empty_like` of one on `meta` would import sympy, 32 MB."""
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
+
+    def within(self, memory: Tensor) -> Tensor:
+        """The same over these bytes."""
+        return memory.view(self.dtype).as_strided(self.shape, self.strides)
+
+
 class _Recording:
     """One ordinary run, with what it showed of every node's value.
 
-    found  numbers as they are; of tensors those that describe them, without memory unless the node is in `fixed`
+    found  numbers as they are; of tensors how they lie, unless the node is in `fixed`
     homes  the room of each tensor of a node's value; None: in a weight, or in what is fixed
     views  nodes that only look at what others have computed;  fixed  nodes that no input reaches
     rooms  how large, from which step to which;  results  what the run gave
@@ -206,8 +240,9 @@ class _Recording:
         self.order = early_first(execution.nodes, small_ones(execution.inputs, inputs))
         values: Values = dict(zip(execution.inputs, inputs, strict=True))
         for node in execution.inputs:
-            self.found[node], self.homes[node] = values[node].to("meta"), [self._new_room(values[node], -1)]
-        self.spaced = {n for n in execution.inputs if self.found[n].stride() != values[n].stride()}
+            found = Layout.of(values[node])
+            self.found[node], self.homes[node] = found, [self._new_room(found, -1)]
+        self.spaced = {n for n in execution.inputs if self.found[n].strides != values[n].stride()}
         for place, (node, step, freed) in enumerate(execution.scheduled(self.order)):
             values[node] = step(values)
             self._see(node, values, place)
@@ -232,16 +267,16 @@ class _Recording:
             self.found[node], self.homes[node] = value, [None] * len(tensors)
             self.fixed.add(node)
             return
-        owners = {
-            tensor.untyped_storage().data_ptr(): home for source in sources for tensor, home in self._owned(source, values)
-        }
-        if node not in self._execution.kernels and all(t.untyped_storage().data_ptr() in owners for t in tensors):
+        owners: dict[int, int | None] = {}
+        if kernel is None:  # whose results are its own; to ask would read weights that it has laid out
+            owners = {t.untyped_storage().data_ptr(): home for s in sources for t, home in self._owned(s, values)}
+        if kernel is None and all(t.untyped_storage().data_ptr() in owners for t in tensors):
             self.views.add(node)
             self.found[node], self.homes[node] = None, [owners[t.untyped_storage().data_ptr()] for t in tensors]
             return
-        described = [t.to("meta") for t in tensors]
-        self.found[node] = described[0] if isinstance(value, Tensor) else described
-        self.homes[node] = [self._new_room(t, place) for t in tensors]
+        layouts = [Layout.of(t) for t in tensors]
+        self.found[node] = layouts[0] if isinstance(value, Tensor) else layouts
+        self.homes[node] = [self._new_room(layout, place) for layout in layouts]
 
     def loose(self, large: int) -> set[fx.Node]:
         """Inputs of `large` bytes that kernels alone read, and such results of kernels that nothing else reads: not copied.
@@ -262,15 +297,15 @@ class _Recording:
     def _takes(self, node: fx.Node) -> int:
         """Bytes of a single tensor."""
         found = self.found[node]
-        return found.numel() * found.element_size() if isinstance(found, Tensor) else 0
+        return math.prod(found.shape) * found.dtype.itemsize if isinstance(found, Layout) else 0
 
     def _owned(self, source: fx.Node, values: Values) -> list[tuple[Tensor, int | None]]:
         if source in self._execution.weights:
             return [(self._execution.value(source, values), None)]
         return list(zip(_tensors(values[source]), self.homes[source], strict=True))
 
-    def _new_room(self, tensor: Tensor, place: int) -> int:
-        self.rooms.append(Room(_extent(tensor) * tensor.element_size(), place, place))
+    def _new_room(self, layout: Layout, place: int) -> int:
+        self.rooms.append(Room(layout.nbytes, place, place))
         return len(self.rooms) - 1
 
     def _read(self, node: fx.Node, place: int) -> None:
@@ -283,20 +318,3 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [v for v in value if isinstance(v, Tensor)] if isinstance(value, (list, tuple)) else []
-
-
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    """As they are, but in order for a tensor that shows a number twice."""
-    shown_twice = any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return torch.empty(tensor.shape, device="meta").stride() if shown_twice else tensor.stride()
-
-
-def _extent(tensor: Tensor) -> int:
-    """Elements from the first to the last."""
-    if not tensor.numel():
-        return 0
-    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, _strides(tensor), strict=True))
-
-
-def _like(described: Tensor, memory: Tensor) -> Tensor:
-    return memory.view(described.dtype).as_strided(described.shape, _strides(described))

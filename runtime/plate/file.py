@@ -44,8 +44,9 @@ def read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     try:
         header = json.loads(mapped[LENGTH:begin].tobytes())
         metadata, size = header["__metadata__"], header[CONSTANTS]["shape"][0]
+        program = json.loads(metadata["program"])
     except (ValueError, KeyError, TypeError, IndexError):
-        metadata, size = {}, 0
+        metadata, size, program = {}, 0, {}
     if metadata.get("format") != FORMAT:
         raise ArtifactError(f"{path} is no plate: export_plate writes them")
     if metadata.get("version") != str(VERSION):
@@ -54,4 +55,4 @@ def read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
         )
     if begin + size != len(mapped):
         raise ArtifactError(f"{path} has {len(mapped)} bytes where its header says {begin + size}: it was cut short")
-    return json.loads(metadata["program"]), mapped[begin:]
+    return program, mapped[begin:]
