@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from aquatint.distillation import distill
     from aquatint.editing import edit
     from aquatint.export import export_onnx
-    from aquatint.export_pipeline import export_pipeline
-    from aquatint.export_plate import export_plate
     from aquatint.passes.recipes import recipe_named
+    from aquatint.pipelines import export_pipeline
+    from aquatint.plates import export_plate
     from aquatint.runtime.plate.plate import Plate
 
 __version__ = "0.1.0"
@@ -39,8 +39,8 @@ _HOMES = {
     "distill": "aquatint.distillation",
     "edit": "aquatint.editing",
     "export_onnx": "aquatint.export",
-    "export_pipeline": "aquatint.export_pipeline",
-    "export_plate": "aquatint.export_plate",
+    "export_pipeline": "aquatint.pipelines",
+    "export_plate": "aquatint.plates",
     "Plate": "aquatint.runtime.plate.plate",
     "recipe_named": "aquatint.passes.recipes",
     "Recipe": "aquatint.compiler.recipe",

@@ -80,5 +80,6 @@ def test_public_names_are_there() -> None:
 
     for name in aquatint.__all__:
         assert getattr(aquatint, name) is not None
+        assert not (ROOT / "aquatint" / f"{name}.py").exists(), "whoever imports the module hides what is called like it"
     with pytest.raises(AttributeError, match="no attribute"):
         _ = aquatint.nothing

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     from aquatint.compiler.report import megabytes
     from aquatint.compression import load
     from aquatint.export import Exported, export_onnx
-    from aquatint.export_plate import Plated, export_plate
+    from aquatint.plates import Plated, export_plate
 
     plate = options.target == "plate"
     others = ["weights", "scales"] if plate else ["size", "kernels"]
