@@ -1,4 +1,4 @@
-"""Memory for values that live from one step to another: those that never live together share it."""
+"""Memory for values that live from one step to another, and how they lie in it: those that never live together share it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,39 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 64  # bytes: a line of the cache
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor lies: numbers alone, as what torch allocates between values keeps their memory from being used again."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(tensor: Tensor) -> Layout:
+        """As it lies, but without gaps, and in order where it shows a number twice."""
+        strides = tensor.to("meta").stride()
+        if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, strides, strict=True)):
+            strides = torch.empty(tensor.shape, device="meta").stride()
+        return Layout(tuple(tensor.shape), strides, tensor.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """From the first element to the last."""
+        if 0 in self.shape:
+            return 0
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (1 + last) * self.dtype.itemsize
+
+    def anew(self) -> Tensor:
+        """A tensor that lies so; `empty_like` of one on `meta` would import sympy, 32 MB."""
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
+
+    def within(self, memory: Tensor) -> Tensor:
+        """The same over these bytes."""
+        return memory.view(self.dtype).as_strided(self.shape, self.strides)
 
 
 @dataclass(frozen=True)

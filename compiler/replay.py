@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from aquatint.compiler.arena import Room, arena_of
+from aquatint.compiler.arena import Layout, Room, arena_of
 from aquatint.compiler.execution import Execution, Values, argument_nodes
 from aquatint.compiler.order import early_first, small_ones
 from aquatint.compiler.repeats import BY_NUMBERS, Recorded, goes_by_numbers, takes_by_mask
@@ -180,39 +180,6 @@ def _bound(execution: Execution, node: fx.Node, values: Values) -> Run:
 def _copy(results: Any, values: Any) -> None:
     for result, value in zip(_tensors(results), _tensors(values), strict=True):
         result.copy_(value)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a tensor lies: numbers alone, as what torch allocates between values keeps their memory from being used again."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-
-    @staticmethod
-    def of(tensor: Tensor) -> Layout:
-        """As it lies, but without gaps, and in order where it shows a number twice."""
-        strides = tensor.to("meta").stride()
-        if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, strides, strict=True)):
-            strides = torch.empty(tensor.shape, device="meta").stride()
-        return Layout(tuple(tensor.shape), strides, tensor.dtype)
-
-    @property
-    def nbytes(self) -> int:
-        """From the first element to the last."""
-        if 0 in self.shape:
-            return 0
-        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-        return (1 + last) * self.dtype.itemsize
-
-    def anew(self) -> Tensor:
-        """A tensor that lies so; `empty_like` of one on `meta` would import sympy, 32 MB."""
-        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
-
-    def within(self, memory: Tensor) -> Tensor:
-        """The same over these bytes."""
-        return memory.view(self.dtype).as_strided(self.shape, self.strides)
 
 
 class _Recording:

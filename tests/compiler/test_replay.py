@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from aquatint.compiler.arena import Room, offsets
+from aquatint.compiler.arena import Layout, Room, offsets
 from aquatint.compiler.execution import Execution
 from aquatint.compiler.pipeline import run_recipe
 from aquatint.compiler.program import Program
 from aquatint.compiler.recipe import Treatment
 from aquatint.compiler.repeats import Repeats
-from aquatint.compiler.replay import Layout, _Recording, recorded, replay_in_place
+from aquatint.compiler.replay import _Recording, recorded, replay_in_place
 from aquatint.passes.recipes import SVDQUANT
 from aquatint.runtime import target_named
 from tests.programs import context_for, image_inputs, normed_block, program_of, random_programs, token_inputs
