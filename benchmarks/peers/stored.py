@@ -176,16 +176,14 @@ def serve(name: str, folder: Path, threads: int, answers: TextIO) -> None:
     """As benchmarks.peers.worker does it, but from files."""
     import numpy as np
 
-    from benchmarks.peers.worker import AWAKE, TURN, calls, say
+    from benchmarks.peers.worker import say, take_turns
 
     arrays = list(np.load(folder / "inputs.npz").values())
     call = STORED[name].load(folder, threads)
     for _ in range(3):
         call(arrays)
     say(answers, {})
-    for line in sys.stdin:
-        calls(lambda: call(arrays), 1, AWAKE)
-        say(answers, {"seconds": calls(lambda: call(arrays), int(line), TURN)})
+    take_turns(lambda: call(arrays), answers)
 
 
 def memory(field: str) -> float:

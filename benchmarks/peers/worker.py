@@ -46,9 +46,14 @@ def serve(name: str, case_name: str, threads: int, answers: TextIO) -> None:
         del module
         gc.collect()
         say(answers, {"sqnr": None if got is None else sqnr(exact, got), "resident MB": resident()})
-        for line in sys.stdin:
-            calls(run, 1, AWAKE)  # wakes threads and caches, which were others' while they had their turn
-            say(answers, {"seconds": calls(run, int(line), TURN)})
+        take_turns(run, answers)
+
+
+def take_turns(run: Any, answers: TextIO) -> None:
+    """What calls took, for each line of the input that many, or more."""
+    for line in sys.stdin:
+        calls(run, 1, AWAKE)  # wakes threads and caches, which were others' while they had their turn
+        say(answers, {"seconds": calls(run, int(line), TURN)})
 
 
 def calls(run: Any, least: int, seconds: float) -> list[float]:

@@ -127,16 +127,15 @@ def _fixed(value: Any) -> bool:
 
 
 def convolution_refusal(x: Any, weight: Any, bias: Any = None, *geometry: Any, **options: Any) -> str | None:
-    """Why a convolution of plain numbers is left as it is, or None."""
-    if pointwise_refusal(x, weight, bias):
-        return "weight or bias is not fixed"
-    return "it is a product over pixels" if weight.shape[2:].numel() == 1 else None
-
-
-def pointwise_refusal(x: Any, weight: Any, bias: Any = None, *geometry: Any, **options: Any) -> str | None:
-    """Why a convolution that may be a product over pixels is left as it is, or None."""
+    """Why there is no kernel for this convolution of plain numbers, or None."""
     fixed = isinstance(weight, Tensor) and weight.dim() == 4 and _fixed(bias)
     return None if fixed else "weight or bias is not fixed"
+
+
+def spatial_refusal(x: Any, weight: Any, bias: Any = None, *geometry: Any, **options: Any) -> str | None:
+    """The same where products over pixels are the library's, or None."""
+    reason = convolution_refusal(x, weight, bias)
+    return reason or ("it is a product over pixels" if weight.shape[2:].numel() == 1 else None)
 
 
 def affine_refusal(x: Any, groups: Any, weight: Any = None, bias: Any = None, *eps: Any, **options: Any) -> str | None:
@@ -203,8 +202,8 @@ KERNELS = (
     ),
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS), ConvolutionKernel),
     Kernel("aquatint::conv2d", partial(product_refusal, INPUT_FORMATS, stored=("int8",)), ConvolutionKernel, wide=True),
-    Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution),
-    Kernel("aten::conv2d.default", pointwise_refusal, FloatConvolution, alone=True),
+    Kernel("aten::conv2d.default", spatial_refusal, FloatConvolution),
+    Kernel("aten::conv2d.default", convolution_refusal, FloatConvolution, alone=True),
     Kernel("aten::group_norm.default", affine_refusal, GroupNormKernel),
     Kernel("aten::scaled_dot_product_attention.default", attention_refusal, AttentionKernel),
     Kernel("aquatint::attention", attention_refusal, AttentionKernel),

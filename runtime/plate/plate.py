@@ -61,7 +61,7 @@ class Plate:
         self.threads = threads or len(os.sched_getaffinity(0))
         self.inputs = [Input(i["name"], i["dtype"], tuple(i["shape"]), i["vector"]) for i in program["inputs"]]
         self.outputs: list[str] = program["outputs"]
-        self._memory = [constants, *(_aligned(size) for size in program["memory"])]
+        self._memory = [constants, *(_room(size) for size in program["memory"])]
         try:
             self._parts = [self._part(part) for part in program["parts"]]
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -140,7 +140,8 @@ def _kernels(path: Path, name: str) -> KernelSet:
     raise ArtifactError(f"{path} was made for the kernels {name}, and the best here are {best.name}: make it for these")
 
 
-def _aligned(size: int) -> Array:
+def _room(size: int) -> Array:
+    """So many bytes, from a multiple of the alignment on."""
     memory = np.empty(size + file.ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % file.ALIGNMENT
     return memory[begin : begin + size]
